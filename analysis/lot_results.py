@@ -1,0 +1,169 @@
+"""From the record of a lot to its results: everything the report shows is read back from the record."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from analysis.record import COMPUTED, Record
+from analysis.results import LotResults, Training
+from mapping.die_record import CellClass, DieRecord, LineFault
+
+#: The step functions that a lot of trained networks leaves in its record.
+SURVEY = "protocols.run._survey"
+MEASURE = "protocols.characterise.measure_states"
+PROGRAM = "protocols.write_verify.program"
+CLASSIFY = "protocols.mtj_mnist.classify_images"
+SOFTWARE = "protocols.mtj_mnist.software"
+MOVED = "protocols.mtj_mnist.emulate_moved"
+SENSITIVITY = "protocols.mtj_mnist.sensitivity"
+TRAININGS = ("unaware", "unaware_guarded", "die_aware", "die_aware_moved", "statistics_aware", "calibrated")
+
+
+class NothingMeasuredError(RuntimeError):
+    """The record holds no measured die yet."""
+
+
+def lot_results(record: Record, protocol: str = "mtj-mnist") -> LotResults:
+    """Results of the newest history of `protocol` in a record, finished or not.
+
+    Raises
+    ------
+    NothingMeasuredError
+        If no die was measured.
+    """
+    measured = record.results(protocol, MEASURE)
+    survey = record.results(protocol, SURVEY)
+    if not measured or not survey:
+        raise NothingMeasuredError(f"no die of {protocol} was measured in {record.folder}; run it first")
+    sites = [tuple(int(v) for v in site) for site in survey[""][-1]["sites"].values]
+    names = [f"c{column}r{row}" for column, row in sites]
+    kept = [i for i, name in enumerate(names) if name in measured]
+    dies = [names[i] for i in kept]
+    records = [DieRecord.from_dataset(measured[die][-1]) for die in dies]
+    computed = {what: _latest(record, protocol, what) for what in (SOFTWARE, MOVED, SENSITIVITY)}
+    classified = record.results(protocol, CLASSIFY)
+    moved, entries = computed[MOVED], _moved_entries(classified, dies)
+    run = record.runs()[-1]
+    return LotResults(
+        dies=tuple(dies),
+        sites=np.array([sites[i] for i in kept]),
+        software_correct=_software(computed[SOFTWARE], "unaware"),
+        trainings=_trainings(classified, dies, computed[SOFTWARE]),
+        moved_emulated=np.full((len(dies), len(dies)), np.nan) if moved is None else moved["error"].values,
+        moved_measured=tuple(entries),
+        sensitivity=_sensitivity(computed[SENSITIVITY]),
+        programming=_programming(record.results(protocol, PROGRAM)),
+        time=_time(record, protocol),
+        seed=int(run["provenance"]["seed"]),
+        data="" if computed[SOFTWARE] is None else str(computed[SOFTWARE].attrs["data"]),
+        assumed=_assumed(records[0]),
+        provenance=_provenance(run, survey[""][-1]),
+        halves=np.arange(len(dies)) % 2,
+        **_cells(records),
+    )
+
+
+def _latest(record: Record, protocol: str, function: str) -> xr.Dataset | None:
+    found = record.results(protocol, function).get(COMPUTED)
+    return found[-1] if found else None
+
+
+def _software(data: xr.Dataset | None, training: str) -> NDArray[np.bool_]:
+    if data is None:
+        return np.zeros(0, bool)
+    return np.asarray(data["correct"].sel(training=training).values, bool)
+
+
+def _trainings(
+    classified: dict[str, list[xr.Dataset]], dies: list[str], software: xr.Dataset | None
+) -> dict[str, Training]:
+    """What was measured of each training, die by die."""
+    trainings = {}
+    for name in TRAININGS:
+        of_name = {die: [d for d in sets if d.attrs["training"] == name] for die, sets in classified.items()}
+        rows = [d for die in dies for d in of_name.get(die, [])]
+        if not rows or software is None:
+            continue
+        base = name if name in software["training"].values else "unaware"
+        correct = np.stack([np.asarray(row["correct"].values, bool) for row in rows])
+        on = np.array([dies.index(die) for die in dies for _ in of_name.get(die, [])])
+        trainings[name] = Training(name, correct, _software(software, base), on)
+    return trainings
+
+
+def _moved_entries(classified: dict[str, list[xr.Dataset]], dies: list[str]) -> list[tuple[int, int, float]]:
+    return [
+        (dies.index(data.attrs["network_of"]), dies.index(die), float(1 - data["correct"].values.mean()))
+        for die in dies
+        for data in classified.get(die, [])
+        if data.attrs["training"] == "die_aware_moved"
+    ]
+
+
+def _cells(records: list[DieRecord]) -> dict[str, Any]:
+    kinds = [kind for kind in CellClass if kind is not CellClass.GOOD]
+    classes = np.stack([record.cell_class for record in records])
+    return {
+        "defect_counts": {k.name.lower(): np.count_nonzero(classes == k, axis=(1, 2, 3)) for k in kinds},
+        "line_faults": tuple(tuple(_words(fault) for fault in record.line_faults) for record in records),
+        "cell_class": np.stack([record.geometry.to_blocks(record.cell_class) for record in records]),
+        "g_p": np.stack([record.g_p.ravel() for record in records]).astype(np.float32),
+        "g_ap": np.stack([record.g_ap.ravel() for record in records]).astype(np.float32),
+        "cell_class_flat": classes.reshape(len(records), -1),
+    }
+
+
+def _words(fault: LineFault) -> str:
+    if fault.kind == "shared_row":
+        return f"row {fault.index} in all blocks"
+    return f"{fault.kind} {fault.index} in block {fault.block}"
+
+
+def _sensitivity(data: xr.Dataset | None) -> dict[str, Any]:
+    if data is None:
+        return {}
+    error = {str(name): data["error"].sel(training=name).values for name in data["training"].values}
+    return {"scale": data["scale"].values, "error": error}
+
+
+def _programming(programmed: dict[str, list[xr.Dataset]]) -> dict[str, float]:
+    attrs = [data.attrs for sets in programmed.values() for data in sets]
+    total = {key: sum(a[key] for a in attrs) for key in ("cells", "verified", "gave_up", "writable_wrong")}
+    pulses = sum(a["pulses_per_cell"] * a["cells"] for a in attrs)
+    return total | {"pulses_per_cell": pulses / max(1, total["cells"])}
+
+
+def _time(record: Record, protocol: str) -> dict[str, float]:
+    """Wall and station time of all runs of this history, and the time of its trainings."""
+    ours = {run["id"] for run in record.runs() if run["protocol"] == protocol}
+    times = [event["data"] for event in record.events("time") if event["run"] in ours]
+    spent = record.durations(protocol)
+    return {
+        "wall_s": sum(t["wall_s"] for t in times),
+        "station_s": sum(t["station_s"] for t in times),
+        "training_s": sum(seconds for function, seconds in spent.items() if ".train_" in function),
+    }
+
+
+def _assumed(record: DieRecord) -> tuple[str, ...]:
+    return tuple(record.conditions.get("assumed", ()))
+
+
+def _provenance(run: dict[str, Any], survey: xr.Dataset) -> dict[str, str]:
+    known = run["provenance"]
+    packages = ", ".join(f"{name} {version}" for name, version in known.get("packages", {}).items() if version)
+    return {
+        "protocol": run["protocol"],
+        "station": known.get("station", ""),
+        "prober": survey.attrs["prober"],
+        "array tester": survey.attrs["array"],
+        "inputs": json.dumps(known.get("inputs", {})),
+        "source": known.get("git", ""),
+        "python": known.get("python", ""),
+        "packages": packages,
+    }

@@ -1,0 +1,1 @@
+"""Drivers: real instruments spoken to over VISA sockets, serial ports and TCP."""

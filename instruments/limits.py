@@ -1,0 +1,152 @@
+"""What an array tester may be asked: every limit of its capabilities, checked before anything is sent.
+
+Plain functions over `ArrayCapabilities`, so a driver refuses with them and a plan can be checked without hardware.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from instruments.roles import ArrayCapabilities, BoolArray, FloatArray, LimitError
+
+_SLACK = 1e-9  # relative; forgives the last bit of a decimal written in binary, nothing an instrument could tell
+
+
+def read_codes(caps: ArrayCapabilities, voltages: ArrayLike) -> NDArray[np.int16]:
+    """DAC codes of voltages that read or multiply.
+
+    Parameters
+    ----------
+    caps
+        The tester's capabilities.
+    voltages
+        Volt, any shape.
+
+    Returns
+    -------
+    Codes of the same shape, ``V = code * dac_lsb``: the nearest one that lies within the limit.
+
+    Raises
+    ------
+    LimitError
+        A voltage lies beyond `v_read_max`, or is not a number.
+    """
+    limit = caps.v_read_max
+    return _codes(caps, voltages, -limit, limit, f"v_read_max, {limit:g} V either way")
+
+
+def pulse_code(caps: ArrayCapabilities, amplitude: float) -> int:
+    """DAC code of a pulse of `amplitude` (V): the nearest one within `v_min` and `v_max`."""
+    name = f"v_min and v_max, {caps.v_min:g} V to {caps.v_max:g} V"
+    return int(_codes(caps, amplitude, caps.v_min, caps.v_max, name))
+
+
+def applied_read_voltage(caps: ArrayCapabilities, voltages: ArrayLike) -> FloatArray:
+    """Voltages (V) that the tester's DAC really puts out when asked to read or multiply with `voltages` (V)."""
+    return read_codes(caps, voltages).astype(np.float64) * caps.dac_lsb
+
+
+def pulse_width_ns(caps: ArrayCapabilities, width: float) -> int:
+    """Whole nanoseconds of a pulse of `width` (s).
+
+    Raises
+    ------
+    LimitError
+        The width is beyond `width_min` or `width_max`, or no multiple of `width_step`: a pulse of another width than
+        asked would be another dose, so it is refused, not rounded.
+    """
+    if not caps.width_min * (1 - _SLACK) <= width <= caps.width_max * (1 + _SLACK):
+        raise LimitError(
+            f"pulse width {width:g} s is outside width_min and width_max, {caps.width_min:g} s to {caps.width_max:g} s"
+        )
+    steps = round(width / caps.width_step)
+    if not math.isclose(steps * caps.width_step, width, rel_tol=1e-6):
+        raise LimitError(f"pulse width {width:g} s is not a multiple of width_step, {caps.width_step:g} s")
+    return round(steps * caps.width_step * 1e9)
+
+
+def check_kernel(caps: ArrayCapabilities, kernel: int) -> int:
+    """`kernel` if the tester has it."""
+    return _index("kernel", kernel, caps.kernels)
+
+
+def check_bank(caps: ArrayCapabilities, bank: int) -> int:
+    """`bank` if the tester has it."""
+    return _index("bank", bank, caps.banks)
+
+
+def check_range(caps: ArrayCapabilities, current_range: int) -> int:
+    """`current_range` if the tester has it."""
+    known = [each.index for each in caps.ranges]
+    if current_range not in known:
+        raise LimitError(f"current range {current_range} does not exist; ranges are {known}")
+    return int(current_range)
+
+
+def check_count(caps: ArrayCapabilities, count: int) -> int:
+    """`count` of pulses if it lies within 1 and `count_max`."""
+    return _between("pulse count", count, 1, caps.count_max, "count_max")
+
+
+def check_averages(caps: ArrayCapabilities, averages: int) -> int:
+    """`averages` if it lies within 1 and `averages_max`."""
+    return _between("averages", averages, 1, caps.averages_max, "averages_max")
+
+
+def check_mask(caps: ArrayCapabilities, mask: BoolArray | None) -> BoolArray:
+    """A mask ``[rows, columns]`` of the cells of one kernel; all cells for None."""
+    if mask is None:
+        return np.ones((caps.rows, caps.columns), dtype=np.bool_)
+    mask = np.asarray(mask)
+    if mask.shape != (caps.rows, caps.columns) or mask.dtype != np.bool_:
+        raise LimitError(
+            f"a mask must be bool [{caps.rows}, {caps.columns}] (rows, columns); "
+            f"this one is {mask.dtype} {list(mask.shape)}"
+        )
+    return mask
+
+
+def check_lines(name: str, lines: BoolArray | None, available: int) -> NDArray[np.intp]:
+    """Indices, ascending, of the lines that a bool array ``[available]`` selects; all lines for None."""
+    if lines is None:
+        return np.arange(available)
+    lines = np.asarray(lines)
+    if lines.shape != (available,) or lines.dtype != np.bool_:
+        raise LimitError(f"{name} must be bool [{available}]; this one is {lines.dtype} {list(lines.shape)}")
+    if not lines.any():
+        raise LimitError(f"{name} selects no line")
+    return np.flatnonzero(lines)
+
+
+def range_for(caps: ArrayCapabilities, current: float) -> int:
+    """Index of the smallest range that digitises `current` (A, either sign)."""
+    for each in sorted(caps.ranges, key=lambda one: one.full_scale):
+        if abs(current) <= each.full_scale:
+            return each.index
+    largest = max(each.full_scale for each in caps.ranges)
+    raise LimitError(f"current {current:g} A is beyond the largest range, {largest:g} A full scale")
+
+
+def _codes(caps: ArrayCapabilities, voltages: ArrayLike, low: float, high: float, limit: str) -> NDArray[np.int16]:
+    volts = np.asarray(voltages, dtype=np.float64)
+    slack = _SLACK * max(abs(low), abs(high))
+    beyond = ~((volts >= low - slack) & (volts <= high + slack))  # written so that NaN is beyond
+    if beyond.any():
+        worst = volts[beyond].flat[0]
+        raise LimitError(f"voltage {worst:g} V is beyond {limit}")
+    first, last = math.ceil(low / caps.dac_lsb - _SLACK), math.floor(high / caps.dac_lsb + _SLACK)
+    codes = np.clip(np.rint(volts / caps.dac_lsb), max(first, -(2**15)), min(last, 2**15 - 1))
+    return codes.astype(np.int16)
+
+
+def _index(name: str, value: int, available: int) -> int:
+    return _between(name, value, 0, available - 1, f"{available} of them")
+
+
+def _between(name: str, value: int, low: int, high: int, limit: str) -> int:
+    if int(value) != value or not low <= value <= high:
+        raise LimitError(f"{name} {value} is outside {low}..{high} ({limit})")
+    return int(value)

@@ -1,0 +1,224 @@
+"""What a protocol may ask of hardware. Protocols are written against these roles; drivers fill them.
+
+All quantities are SI (volt, ampere, siemens, second); arrays are ``[row, column]``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+
+
+class InstrumentError(RuntimeError):
+    """An instrument refused, failed or did not answer; the message says what to do next."""
+
+
+class LimitError(InstrumentError, ValueError):
+    """A request is beyond the limits of the instrument; nothing was sent."""
+
+
+class LinkError(InstrumentError):
+    """The connection is unusable: lost, timed out or out of step. The session must be opened again."""
+
+
+class UnknownOutcomeError(LinkError):
+    """A pulse was sent and its reply lost: whether it was fired must be asked, never assumed."""
+
+
+class PulseNotFiredError(LinkError):
+    """A pulse was sent, its reply lost, and the tester says that nothing was fired; the caller decides what next."""
+
+
+class ProberError(InstrumentError):
+    """The prober answered with an error; `code` is the maker's number, 0 if it reported success but did otherwise."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, order=True)
+class DieSite:
+    """A die of the wafer map, by the prober's column and row index."""
+
+    column: int
+    row: int
+
+    def __str__(self) -> str:
+        return f"c{self.column}r{self.row}"
+
+
+class ZState(Enum):
+    """Where the needles are."""
+
+    CONTACT = "contact"
+    SEPARATED = "separated"
+    UNKNOWN = "unknown"
+
+
+@runtime_checkable
+class Prober(Protocol):
+    """A probe station that steps dies under the needles."""
+
+    def identify(self) -> str:
+        """Maker, model and version as the prober reports them."""
+
+    def die_sites(self) -> list[DieSite]:
+        """The dies of the route, in route order."""
+
+    def first_die(self) -> DieSite:
+        """Go to the first die of the route."""
+
+    def next_die(self) -> DieSite | None:
+        """Go to the next die of the route; None past the last one."""
+
+    def goto_die(self, site: DieSite) -> DieSite:
+        """Go to a die; returns where the prober says it is."""
+
+    def where(self) -> DieSite | None:
+        """The die under the needles by the prober's own index, or None off the route."""
+
+    def contact(self) -> None:
+        """Raise the chuck to contact."""
+
+    def separate(self) -> None:
+        """Lower the chuck to separation."""
+
+    def z_state(self) -> ZState:
+        """Whether the needles touch, as read back from the prober."""
+
+    def set_bin(self, site: DieSite, bin_number: int) -> None:
+        """Give a die a bin."""
+
+    def chuck_temperature(self) -> float:
+        """Chuck temperature in degrees Celsius."""
+
+    def stop(self) -> None:
+        """Stop all movement now."""
+
+
+@dataclass(frozen=True)
+class CurrentRange:
+    """One transimpedance range: `full_scale` is the largest current it digitises, in ampere, both signs."""
+
+    index: int
+    full_scale: float
+
+
+@dataclass(frozen=True)
+class ArrayCapabilities:
+    """What an array tester can do, as it says itself.
+
+    `kernel_block`, `kernel_row`, `kernel_column`: for each kernel, its block and the row and column of that block
+    at which its first cell sits (so which lines kernels share is data).
+    """
+
+    rows: int
+    columns: int
+    kernels: int
+    blocks: int
+    block_rows: int
+    block_columns: int
+    kernel_block: tuple[int, ...]
+    kernel_row: tuple[int, ...]
+    kernel_column: tuple[int, ...]
+    v_min: float
+    v_max: float
+    v_read_max: float
+    dac_lsb: float
+    adc_bits: int
+    ranges: tuple[CurrentRange, ...]
+    width_min: float
+    width_max: float
+    width_step: float
+    count_max: int
+    averages_max: int
+    banks: int
+    vectors_max: int
+    cell: str
+
+
+Direction = Literal["forward", "backward"]
+IdleMode = Literal["float", "soft_ground", "hard_ground"]
+
+
+@runtime_checkable
+class ArrayTester(Protocol):
+    """Anything that reads, pulses and multiplies with the array under the needles.
+
+    Cell voltage is column minus row: a positive pulse raises the column. Kernels are the addressable tiles.
+    """
+
+    def identify(self) -> str:
+        """Vendor, model, serial number and firmware."""
+
+    def capabilities(self) -> ArrayCapabilities:
+        """Geometry and limits, asked once and kept."""
+
+    def calibration_id(self, current_range: int) -> str:
+        """Name of the calibration that turns this range's codes into currents."""
+
+    def range_for(self, current: float) -> int:
+        """The smallest range that digitises `current` (A)."""
+
+    def read(
+        self, kernel: int, voltage: float, *, mask: BoolArray | None = None, current_range: int = 0, averages: int = 1
+    ) -> FloatArray:
+        """Currents (A) of single cells, ``[rows, columns]``; NaN outside the mask; +-inf where the range saturates."""
+
+    def pulse(self, kernel: int, mask: BoolArray, amplitude: float, width: float, *, count: int = 1) -> None:
+        """Fire `count` pulses of `amplitude` (V) and `width` (s) at each cell of the mask, once, never repeated."""
+
+    def pulse_and_read(
+        self,
+        kernel: int,
+        mask: BoolArray,
+        amplitude: float,
+        width: float,
+        read_voltage: float,
+        *,
+        count: int = 1,
+        current_range: int = 0,
+        averages: int = 1,
+    ) -> FloatArray:
+        """`pulse`, then `read` of the same cells, in one exchange."""
+
+    def load_vectors(self, bank: int, voltages: FloatArray) -> None:
+        """Store input vectors ``[n, lines]`` (V) in a bank of the tester's memory."""
+
+    def multiply(
+        self,
+        kernel: int,
+        bank: int,
+        *,
+        direction: Direction = "backward",
+        driven: BoolArray | None = None,
+        sensed: BoolArray | None = None,
+        start: int = 0,
+        count: int | None = None,
+        current_range: int = 0,
+        averages: int = 1,
+    ) -> FloatArray:
+        """Currents (A) of the sensed lines for a loaded batch, ``[count, sensed lines]``.
+
+        Forward drives columns and senses rows, backward drives rows and senses columns. +-inf where saturated.
+        """
+
+    def last_action(self) -> tuple[int, int]:
+        """Sequence number of the last pulse frame that was executed, and how many since power-on."""
+
+    def idle(self, mode: IdleMode = "hard_ground") -> None:
+        """Put all lines at rest."""
+
+    def safe(self) -> None:
+        """Ground everything, whatever state the tester is in. It stays so, refusing pulses, until `reset`."""
+
+    def reset(self) -> None:
+        """Let a tester work again that `safe` or its watchdog stopped; stored vectors are forgotten."""

@@ -1,0 +1,319 @@
+"""MPI SENTIO probe stations over their remote text protocol, as a QCoDeS instrument."""
+
+from __future__ import annotations
+
+import re
+from typing import Unpack
+
+from qcodes.instrument import Instrument, InstrumentBaseKWArgs
+
+from instruments.quantities import Metres, Seconds
+from instruments.roles import DieSite, LinkError, ProberError, ZState
+from instruments.sentio_reply import END_OF_ROUTE, NO_HANDLER, OK, UNKNOWN_COMMAND, Reply, parse, refusal
+from instruments.wire import open_visa
+
+STOP_PATIENCE = 0.2
+"""Seconds that `stop` waits for another thread's exchange before it is sent out of turn."""
+
+
+class Sentio(Instrument):
+    """An MPI probe station run by SENTIO; fills the role `Prober`.
+
+    Connecting selects the native command set and asks the version; nothing moves. After a time-out the connection is
+    closed and opened again before the next command, so that no late reply is read; questions are then asked once
+    more, movements never. The prober steps only from separation, and every step is compared with the die index that
+    the prober reports afterwards.
+
+    Parameters
+    ----------
+    name
+        Name of the instrument in the station.
+    address
+        VISA resource, usually ``TCPIP::host::35555::SOCKET``.
+    timeout
+        Seconds allowed for an answer.
+    move_timeout
+        Seconds allowed for a movement.
+    z_tolerance
+        Metres by which a height may differ from contact or separation and still count as that.
+    backend
+        PyVISA back end (``@py``, ``@ivi``, path of a vendor's VISA library).
+
+    Raises
+    ------
+    LinkError
+        Nobody answers at the address.
+    ProberError
+        What answers is no SENTIO.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        address: str,
+        *,
+        timeout: Seconds = 5.0,
+        move_timeout: Seconds = 60.0,
+        z_tolerance: Metres = 1e-6,
+        backend: str = "@py",
+        **kwargs: Unpack[InstrumentBaseKWArgs],
+    ) -> None:
+        super().__init__(name, **kwargs)
+        self._move_timeout = move_timeout
+        self._z_tolerance = z_tolerance
+        self._last_die = False
+        self._session = open_visa(address, timeout=timeout, backend=backend)
+        try:
+            self._version = self._introduce()
+        except BaseException:
+            self._session.close()
+            raise
+        self.add_parameter(
+            "temperature",
+            unit="°C",
+            label="Chuck temperature",
+            docstring="Measure the temperature of the chuck (°C).",
+            get_cmd=self.chuck_temperature,
+        )
+        self.add_parameter(
+            "chuck_z",
+            unit="m",
+            label="Chuck height",
+            docstring="Get the height of the chuck above the zero of its axis (m).",
+            get_cmd=self._height,
+        )
+
+    # -- who it is ---------------------------------------------------------------------------------------------------
+
+    def identify(self) -> str:
+        """Maker, model and version."""
+        return f"MPI,SENTIO,,{self._version}"
+
+    def get_idn(self) -> dict[str, str | None]:
+        """`identify` as QCoDeS keeps it; SENTIO tells no serial number."""
+        return {"vendor": "MPI", "model": "SENTIO", "serial": None, "firmware": self._version}
+
+    # -- the route ---------------------------------------------------------------------------------------------------
+
+    def die_sites(self) -> list[DieSite]:
+        """The selected dies in route order."""
+        count = self._numbers(self._inquire("map:get_num_dies Selected"), 1)[0]
+        return [self._die_of_path(index) for index in range(count)]
+
+    @property
+    def last_die(self) -> bool:
+        """Whether the prober said, in its last step, that it stands on the last die of the route."""
+        return self._last_die
+
+    def first_die(self) -> DieSite:
+        """Go to the first die of the route."""
+        self._require_separated()
+        return self._arrived(self._step("map:step_first_die"))
+
+    def next_die(self) -> DieSite | None:
+        """Go to the next die of the route; None past the last one."""
+        self._require_separated()
+        before = self.where()
+        reply = self._move("map:step_next_die", accepted=(OK, END_OF_ROUTE))
+        if reply.error == END_OF_ROUTE:
+            return None
+        site = self._arrived(self._noted(reply))
+        if site == before:
+            raise self._not_stepped("the next die", site)
+        return site
+
+    def goto_die(self, site: DieSite) -> DieSite:
+        """Go to a die; returns where the prober says it is.
+
+        Raises
+        ------
+        ProberError
+            The needles are not separated, or the prober ended up on another die.
+        """
+        self._require_separated()
+        self._step(f"map:step_die {site.column},{site.row},0")
+        return self._arrived(site)
+
+    def where(self) -> DieSite | None:
+        """The die under the needles by the prober's own index, or None off the route."""
+        sequence, column, row = self._numbers(self._inquire("map:die:get_current_index"), 3)
+        return None if sequence < 0 else DieSite(column, row)
+
+    def set_bin(self, site: DieSite, bin_number: int) -> None:
+        """Give a die a bin."""
+        self._inquire(f"map:bins:set_bin {int(bin_number)},{site.column},{site.row}")
+
+    # -- height ------------------------------------------------------------------------------------------------------
+
+    def contact(self) -> None:
+        """Raise the chuck to contact, and see that it got there."""
+        self._move_to_height("move_chuck_contact", "chuck:move_z Contact,0", ZState.CONTACT)
+
+    def separate(self) -> None:
+        """Lower the chuck to separation, and see that it got there."""
+        self._move_to_height("move_chuck_separation", "chuck:move_z Separation,0", ZState.SEPARATED)
+
+    def z_state(self) -> ZState:
+        """Whether the needles touch, from the chuck's height and the heights taught for the wafer.
+
+        At or above contact (overtravel included) they do, at or below separation they do not; anything between, and
+        any height without a taught contact, is `ZState.UNKNOWN`.
+        """
+        try:
+            contact, gap = self._taught_heights()
+        except ProberError as error:
+            self.log.warning("no z state: %s", error)
+            return ZState.UNKNOWN
+        height, tolerance = self._height(), self._z_tolerance
+        if gap <= 2 * tolerance:
+            return ZState.UNKNOWN
+        if height >= contact - tolerance:
+            return ZState.CONTACT
+        return ZState.SEPARATED if height <= contact - gap + tolerance else ZState.UNKNOWN
+
+    def chuck_temperature(self) -> float:
+        """Chuck temperature in degrees Celsius."""
+        return self._decimals(self._inquire("status:get_chuck_temp"), 1)[0]
+
+    def stop(self) -> None:
+        """Stop all movement now, from any thread; a movement that another thread waits for is given up."""
+        command = "stop_chuck_xyz"
+        if self._session.lock.acquire(timeout=STOP_PATIENCE):
+            try:
+                self._inquire(command)
+            finally:
+                self._session.lock.release()
+        else:
+            self._session.interrupt(command)
+
+    def close(self) -> None:
+        """Close the connection; the chuck stays where it is."""
+        session = self.__dict__.get("_session")
+        if session is not None:
+            session.close()
+        super().close()
+
+    # -- stepping ----------------------------------------------------------------------------------------------------
+
+    def _require_separated(self) -> None:
+        state = self.z_state()
+        if state is not ZState.SEPARATED:
+            raise ProberError(
+                f"{self.name} steps only from separation; the z state is {state.value}. Separate first; if it stays "
+                "unknown, see on the prober that contact and separation heights are taught.",
+                0,
+            )
+
+    def _step(self, command: str) -> DieSite:
+        return self._noted(self._move(command))
+
+    def _noted(self, reply: Reply) -> DieSite:
+        """The die that a step's reply names; keeps its last-die flag."""
+        column, row = self._numbers(reply, 2)[:2]
+        self._last_die = reply.last_die
+        return DieSite(column, row)
+
+    def _arrived(self, planned: DieSite) -> DieSite:
+        """`planned`, if the prober's index says the same after a step."""
+        site = self.where()
+        if site != planned:
+            raise self._not_stepped(str(planned), site)
+        return planned
+
+    def _not_stepped(self, planned: str, found: DieSite | None) -> ProberError:
+        where = "off its route" if found is None else f"at {found}"
+        return ProberError(
+            f"{self.name} was sent to {planned} and reports success, but its die index says {where}. It may have "
+            "lifted without stepping: nothing is safe to touch. Look at the wafer map on the prober (route, home die, "
+            "selected dies), step by hand, then start again.",
+            0,
+        )
+
+    def _die_of_path(self, index: int) -> DieSite:
+        column, row = self._numbers(self._inquire(f"map:path:get_die {index}"), 2)
+        return DieSite(column, row)
+
+    def _move_to_height(self, command: str, newer: str, wanted: ZState) -> None:
+        reply = self._move(command, accepted=(OK, NO_HANDLER, UNKNOWN_COMMAND))
+        if reply.error != OK:  # 25.2 and later announce that the older name will be removed
+            self._move(newer)
+        state = self.z_state()
+        if state is not wanted:
+            raise ProberError(
+                f"{self.name} reports success for {command!r}, but the chuck's height says {state.value}. "
+                "Compare the taught contact and separation heights with the chuck's position on the prober.",
+                0,
+            )
+
+    def _taught_heights(self) -> tuple[float, float]:
+        """Contact height and separation gap of the wafer site (m)."""
+        contact, gap = self._decimals(self._inquire("get_chuck_site_heights Wafer"), 2)[:2]
+        return contact * 1e-6, gap * 1e-6
+
+    def _height(self) -> float:
+        """Chuck height above the axis zero (m)."""
+        reply = self._inquire("get_chuck_z Zero", accepted=(OK, NO_HANDLER, UNKNOWN_COMMAND))
+        if reply.error != OK:
+            reply = self._inquire("chuck:get_z Zero")
+        return self._decimals(reply, 1)[0] * 1e-6
+
+    # -- the wire ----------------------------------------------------------------------------------------------------
+
+    def _introduce(self) -> str:
+        """Select the native command set (which is not answered) and return the version."""
+        self._session.write("*RCS 1")
+        reply = self._exchange("status:get_version", None)
+        found = re.search(r"Version:\s*([\d.]+)", reply.text)
+        if reply.error != OK or found is None:
+            raise ProberError(
+                f"{self._session.address} answers {reply.text!r}, not the version of a SENTIO.", reply.error
+            )
+        return found.group(1)
+
+    def _inquire(self, command: str, accepted: tuple[int, ...] = (OK,)) -> Reply:
+        """Ask what may be asked twice: after a lost reply, once more over a new connection."""
+        try:
+            return self._command(command, None, accepted)
+        except LinkError as error:
+            self.log.warning("asking %r again: %s", command, error)
+            return self._command(command, None, accepted)
+
+    def _move(self, command: str, accepted: tuple[int, ...] = (OK,)) -> Reply:
+        """Command a movement, once."""
+        return self._command(command, self._move_timeout, accepted)
+
+    def _command(self, command: str, timeout: float | None, accepted: tuple[int, ...]) -> Reply:
+        with self._session.lock:
+            if not self._session.usable:
+                self._session.reopen()
+                self._introduce()
+            reply = self._exchange(command, timeout)
+        if reply.error not in accepted:
+            raise refusal(command, reply)
+        return reply
+
+    def _exchange(self, command: str, timeout: float | None) -> Reply:
+        line = self._session.query(command, timeout)
+        try:
+            return parse(line)
+        except ValueError as error:
+            self._session.condemn(f"unreadable reply to {command!r}")
+            raise LinkError(f"{self._session.address}: unreadable reply to {command!r}: {error}") from error
+
+    def _numbers(self, reply: Reply, least: int) -> list[int]:
+        return [int(each) for each in self._fields(reply, least, r"[+-]?\d+")]
+
+    def _decimals(self, reply: Reply, least: int) -> list[float]:
+        return [float(each) for each in self._fields(reply, least, r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")]
+
+    def _fields(self, reply: Reply, least: int, pattern: str) -> list[str]:
+        """Leading fields of a reply that match `pattern`; at least so many."""
+        fields = []
+        for each in reply.text.split(","):
+            if not re.fullmatch(pattern, each.strip()):
+                break
+            fields.append(each.strip())
+        if len(fields) < least:
+            self._session.condemn("unreadable reply")
+            raise LinkError(f"{self._session.address}: {reply.text!r} does not begin with {least} numbers")
+        return fields

@@ -1,0 +1,326 @@
+"""The station file: one YAML file in QCoDeS's own format, checked before any connection is opened.
+
+An instrument fills a role by its name: ``prober`` and ``array`` are the two that every run needs. (QCoDeS's schema
+admits no section of ours beside ``instruments``, and so the file stays one that plain QCoDeS loads without a warning.)
+What stands under ``init`` are the driver's own settings, where quantities may be written as ``2 s`` or ``900 mV``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+import os
+import pkgutil
+import types
+import typing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self, cast
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from qcodes.instrument import Instrument
+from qcodes.station import Station as QcodesStation
+
+import instruments
+from instruments.roles import ArrayTester, InstrumentError, Prober
+
+ROLES: dict[str, type] = {"prober": Prober, "array": ArrayTester}
+"""The roles that a station must fill, by the name that the instrument carries in the file."""
+
+_log = logging.getLogger(__name__)
+
+
+class StationFileError(InstrumentError, ValueError):
+    """The station file is wrong; the message says in which file, at which key, and what is allowed there."""
+
+
+class InstrumentEntry(BaseModel):
+    """One instrument of the file, with the keys that QCoDeS knows."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: str = Field(pattern=r"^\w+(\.\w+)+$")
+    address: str | None = None
+    port: int | None = None
+    enable_forced_reconnect: bool | None = None
+    init: dict[str, Any] | None = None
+    parameters: dict[str, dict[str, Any]] | None = None
+    add_parameters: dict[str, dict[str, Any]] | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """Keyword arguments for the driver, as the file has them."""
+        own = {"address": self.address, "port": self.port}
+        return (self.init or {}) | {key: value for key, value in own.items() if value is not None}
+
+
+class StationFile(BaseModel):
+    """The whole file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    instruments: dict[str, InstrumentEntry]
+
+
+class Station(QcodesStation):
+    """A QCoDeS station whose `prober` and `array` fill the roles; a context manager that leaves it safe."""
+
+    @property
+    def prober(self) -> Prober:
+        """The instrument that steps dies."""
+        return cast(Prober, self.components["prober"])
+
+    @property
+    def array(self) -> ArrayTester:
+        """The instrument that reads and pulses the array."""
+        return cast(ArrayTester, self.components["array"])
+
+    def safe(self) -> None:
+        """Ground every source, then lift the needles off; each is tried, whatever became of the others.
+
+        Raises
+        ------
+        InstrumentError
+            Something could not be made safe; the message names it.
+        """
+        faults: list[str] = []
+        for name, component in self._sources():
+            with _attempt(f"{name}: make safe", faults):
+                component.safe()
+        with _attempt("prober: separate", faults):
+            self.prober.separate()
+        _report(faults)
+
+    def close(self) -> None:
+        """Bring every source to rest (stop it where that fails), lift the needles off, then close all connections.
+
+        Raises
+        ------
+        InstrumentError
+            Something could not be made safe or closed; everything else was.
+        """
+        faults: list[str] = []
+        for name, component in self._sources():
+            with _attempt(f"{name}: rest", faults):
+                _rest(component)
+        if "prober" in self.components:
+            with _attempt("prober: separate", faults):
+                self.prober.separate()
+        for name, component in list(self.components.items()):
+            with _attempt(f"{name}: close", faults):
+                if isinstance(component, Instrument):
+                    self.close_and_remove_instrument(component)
+        _report(faults)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except InstrumentError as fault:
+            if error is None:
+                raise
+            error.add_note(str(fault))
+
+    def _sources(self) -> list[tuple[str, Any]]:
+        """Everything that drives lines, by name."""
+        return [(name, each) for name, each in self.components.items() if callable(getattr(each, "safe", None))]
+
+
+def load_station(path: str | os.PathLike[str]) -> Station:
+    """Connect to every instrument of a station file.
+
+    Parameters
+    ----------
+    path
+        The YAML file.
+
+    Returns
+    -------
+    The station, its instruments connected and otherwise untouched: no output state is changed, no chuck moved.
+
+    Raises
+    ------
+    StationFileError
+        The file is wrong; nothing was connected.
+    LinkError
+        An instrument does not answer; the ones connected before it are closed again.
+    """
+    path = Path(path)
+    settings = _check(path)
+    station = _configured(path)
+    try:
+        for name, keywords in settings.items():
+            station.load_instrument(name, update_snapshot=False, **keywords)
+    except BaseException:
+        for component in list(station.components.values()):
+            station.close_and_remove_instrument(cast(Instrument, component))
+        raise
+    return station
+
+
+def write_station(path: str | os.PathLike[str], prober_address: str, array_address: str) -> Path:
+    """Write the station file of a SENTIO prober and a framed board.
+
+    Parameters
+    ----------
+    path
+        The file to write; replaced if it exists.
+    prober_address
+        VISA resource, e.g. ``TCPIP::127.0.0.1::35555::SOCKET``.
+    array_address
+        Serial port or ``socket://host:port``.
+    """
+    path = Path(path)
+    content = {
+        "instruments": {
+            "prober": {"type": "instruments.sentio.Sentio", "address": prober_address},
+            "array": {"type": "instruments.board.FramedBoard", "address": array_address},
+        }
+    }
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def _configured(path: Path) -> Station:
+    """The station without instruments; QCoDeS reads the file by itself and keeps it in its snapshot."""
+    try:
+        return Station(config_file=str(path), default=False, use_monitor=False, update_snapshot=False)
+    except Exception as error:
+        raise StationFileError(f"{path}: QCoDeS cannot load it: {error}") from error
+
+
+def _check(path: Path) -> dict[str, dict[str, Any]]:
+    """Checked settings of each instrument of a file."""
+    try:
+        file = StationFile.model_validate(_read(path))
+    except ValidationError as error:
+        raise StationFileError(_explain(path, error, "", _model_of_depth)) from error
+    missing = [role for role in ROLES if role not in file.instruments]
+    if missing:
+        raise StationFileError(
+            f"{path}: instruments: nothing is called {' or '.join(missing)}; a station needs {' and '.join(ROLES)}, "
+            f"this file has {', '.join(file.instruments) or 'none'}"
+        )
+    return {name: _check_instrument(path, name, entry) for name, entry in file.instruments.items()}
+
+
+def _model_of_depth(depth: int) -> type[BaseModel]:
+    return StationFile if depth == 1 else InstrumentEntry
+
+
+def _read(path: Path) -> object:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise StationFileError(f"{path} cannot be read: {error.strerror or error}") from error
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise StationFileError(f"{path} is no YAML: {error}") from error
+
+
+def _check_instrument(path: Path, name: str, entry: InstrumentEntry) -> dict[str, Any]:
+    driver = _driver(path, name, entry.type)
+    role = ROLES.get(name)
+    if role is not None and not issubclass(driver, role):
+        raise StationFileError(
+            f"{path}: instruments.{name}.type: {entry.type} does not fill the role {role.__name__}; "
+            f"these do: {', '.join(_shipped(role))}"
+        )
+    model = _settings_model(driver)
+    try:
+        checked = model.model_validate(entry.settings())
+    except ValidationError as error:
+        raise StationFileError(_explain(path, error, f"instruments.{name}.init.", lambda _: model)) from error
+    return checked.model_dump(exclude_unset=True)
+
+
+def _driver(path: Path, name: str, dotted: str) -> type[Instrument]:
+    """The class that a `type` names."""
+    module_name, _, class_name = dotted.rpartition(".")
+    try:
+        driver = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise StationFileError(
+            f"{path}: instruments.{name}.type: {dotted} cannot be found ({error}); drivers that come with this "
+            f"software: {', '.join(_shipped(Instrument))}"
+        ) from error
+    if not (isinstance(driver, type) and issubclass(driver, Instrument)):
+        raise StationFileError(f"{path}: instruments.{name}.type: {dotted} is no QCoDeS instrument")
+    return driver
+
+
+def _shipped(kind: type) -> list[str]:
+    """Dotted names of the drivers in this package that are of a kind or fill a role."""
+    found = []
+    for module in pkgutil.iter_modules(instruments.__path__, "instruments."):
+        for name, each in vars(importlib.import_module(module.name)).items():
+            own = isinstance(each, type) and issubclass(each, Instrument) and each.__module__ == module.name
+            if own and issubclass(each, kind):
+                found.append(f"{module.name}.{name}")
+    return found
+
+
+def _settings_model(driver: type[Instrument]) -> type[BaseModel]:
+    """What a driver's constructor accepts, as a model: types, quantities and defaults are those of its signature."""
+    try:
+        hints = typing.get_type_hints(driver.__init__, include_extras=True)
+    except NameError:  # the driver imports its types for type checkers only
+        hints = {}
+    fields: dict[str, Any] = {}
+    extra: typing.Literal["allow", "forbid"] = "forbid"
+    for each in inspect.signature(driver.__init__).parameters.values():
+        if each.name in ("self", "name"):
+            continue
+        if each.kind is each.VAR_KEYWORD:
+            named = typing.get_args(hints.get(each.name))
+            if named and typing.is_typeddict(named[0]):
+                fields |= dict.fromkeys(named[0].__annotations__, (Any, None))
+            else:
+                extra = "allow"
+        elif each.kind is not each.VAR_POSITIONAL:
+            fields[each.name] = (hints.get(each.name, Any), ... if each.default is each.empty else each.default)
+    config = ConfigDict(extra=extra, arbitrary_types_allowed=True)
+    return create_model(f"{driver.__name__} settings", __config__=config, **fields)
+
+
+def _explain(path: Path, error: ValidationError, prefix: str, allowed: Callable[[int], type[BaseModel]]) -> str:
+    """One line per fault: file, key, what is wrong, what is allowed; `allowed` tells the model at a depth of keys."""
+    lines = []
+    for fault in error.errors():
+        keys = [str(each) for each in fault["loc"]]
+        text = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            text = f"unknown key; allowed: {', '.join(allowed(len(keys)).model_fields)}"
+        lines.append(f"{path}: {prefix}{'.'.join(keys)}: {text}")
+    return "\n".join(lines)
+
+
+@contextmanager
+def _attempt(what: str, faults: list[str]) -> Iterator[None]:
+    """Let nothing that goes wrong here keep the next thing from being done."""
+    try:
+        yield
+    except Exception as error:
+        _log.exception("%s failed", what)
+        faults.append(f"{what} failed: {error}")
+
+
+def _rest(component: Any) -> None:
+    """Ground a source without latching it, if it can do that; else stop it."""
+    try:
+        component.idle("hard_ground")
+    except Exception as error:
+        _log.warning("%s cannot be put at rest (%s); stopping it", component, error)
+        component.safe()
+
+
+def _report(faults: list[str]) -> None:
+    if faults:
+        raise InstrumentError("the station is not left as it should be: " + "; ".join(faults))

@@ -1,0 +1,138 @@
+"""What has been measured of one die: resistance of every cell in each state, its class, and dead lines."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from mapping.geometry import ArrayGeometry
+
+
+class CellClass(IntEnum):
+    """What a cell turned out to be."""
+
+    GOOD = 0
+    SHORT = 1
+    OPEN = 2
+    STUCK_P = 3
+    STUCK_AP = 4
+    WEAK = 5
+    DEAD_LINE = 6
+
+
+#: Cells that cannot hold a bit, whatever is written.
+HARD_DEFECTS = (CellClass.SHORT, CellClass.OPEN, CellClass.STUCK_P, CellClass.STUCK_AP, CellClass.DEAD_LINE)
+
+
+@dataclass(frozen=True)
+class LineFault:
+    """A dead line. `kind` is ``row``, ``column`` or ``shared_row`` (the same row line dead in every block).
+
+    `block` is -1 for a shared row; `index` is the row or column of the block. A dead gate kills the same cells as a
+    dead column and cannot be told from it by reading, so it is reported as a column.
+    """
+
+    kind: str
+    block: int
+    index: int
+
+    def cells(self, geometry: ArrayGeometry) -> NDArray[np.bool_]:
+        """The cells on the line, ``[kernel, row, column]``."""
+        block = np.asarray(geometry.kernel_block)
+        mask = np.zeros(geometry.shape, bool)
+        if self.kind == "column":
+            on_line = geometry.column_lines() == self.block * geometry.block_columns + self.index
+            mask |= on_line[:, None, :]
+        else:
+            row_of_block = geometry.row_lines() - block[:, None] * geometry.block_rows
+            on_line = (row_of_block == self.index) & ((block == self.block) | (self.kind == "shared_row"))[:, None]
+            mask |= on_line[:, :, None]
+        return mask
+
+
+@dataclass(frozen=True)
+class DieRecord:
+    """Measured map of one die.
+
+    Attributes
+    ----------
+    die : str
+        Identity: lot and site.
+    geometry : ArrayGeometry
+    g_p, g_ap : float64 ``[kernel, row, column]``, siemens
+        Conductance at `conditions["v_read"]` after writing P and after writing AP; selector included.
+    cell_class : uint8 ``[kernel, row, column]``
+        `CellClass` of every cell.
+    line_faults : tuple of LineFault
+    conditions : dict
+        Voltage, temperature, instrument, calibration id, curvature of the I-V of both states.
+    """
+
+    die: str
+    geometry: ArrayGeometry
+    g_p: NDArray[np.float64]
+    g_ap: NDArray[np.float64]
+    cell_class: NDArray[np.uint8]
+    line_faults: tuple[LineFault, ...] = ()
+    conditions: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("g_p", "g_ap", "cell_class"):
+            if getattr(self, name).shape != self.geometry.shape:
+                raise ValueError(f"{name} has shape {getattr(self, name).shape}, the geometry {self.geometry.shape}")
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """Mean of the two states per cell (S), flat; the part of a cell that no writing changes."""
+        return ((self.g_p + self.g_ap) / 2).ravel()
+
+    @property
+    def half_difference(self) -> NDArray[np.float64]:
+        """Half the difference of the two states per cell (S), flat; what writing P instead of AP adds and takes."""
+        return ((self.g_p - self.g_ap) / 2).ravel()
+
+    @property
+    def defects(self) -> int:
+        """Cells that are not good, those on dead lines included."""
+        return int(np.count_nonzero(self.cell_class != CellClass.GOOD))
+
+    def counts(self) -> dict[str, int]:
+        """Cells of each class and dead lines."""
+        cells = {kind.name.lower(): int(np.count_nonzero(self.cell_class == kind)) for kind in CellClass}
+        return cells | {"line_faults": len(self.line_faults)}
+
+    def to_dataset(self) -> xr.Dataset:
+        """As a dataset with named dimensions and units, for the record."""
+        dims = ("kernel", "row", "column")
+        data = {
+            "g_p": (dims, self.g_p, {"units": "S", "long_name": "conductance after writing P"}),
+            "g_ap": (dims, self.g_ap, {"units": "S", "long_name": "conductance after writing AP"}),
+            "cell_class": (dims, self.cell_class, {"long_name": "CellClass"}),
+        }
+        lines = [[fault.kind, fault.block, fault.index] for fault in self.line_faults]
+        attrs = {
+            "die": self.die,
+            "geometry": json.dumps(self.geometry.to_dict()),
+            "line_faults": json.dumps(lines),
+            "conditions": json.dumps(self.conditions),
+        }
+        return xr.Dataset(data, attrs=attrs)
+
+    @classmethod
+    def from_dataset(cls, data: xr.Dataset) -> DieRecord:
+        """Inverse of `to_dataset`."""
+        return cls(
+            die=data.attrs["die"],
+            geometry=ArrayGeometry.from_dict(json.loads(data.attrs["geometry"])),
+            g_p=np.asarray(data["g_p"].values, float),
+            g_ap=np.asarray(data["g_ap"].values, float),
+            cell_class=np.asarray(data["cell_class"].values, np.uint8),
+            line_faults=tuple(LineFault(*line) for line in json.loads(data.attrs["line_faults"])),
+            conditions=json.loads(data.attrs["conditions"]),
+        )

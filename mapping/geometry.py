@@ -1,0 +1,89 @@
+"""Topology of a die as data: kernels, blocks and the lines they share."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class ArrayGeometry:
+    """How the cells of a die are addressed and which lines they share.
+
+    A die has `kernels` tiles of `rows` x `columns` cells; maps of a die are ``[kernel, row, column]``. Kernel k lies in
+    block `kernel_block[k]` with its first cell at (`kernel_row[k]`, `kernel_column[k]`) of that block. Kernels of a
+    block at the same `kernel_row` share their row lines, those at the same `kernel_column` their column and gate lines.
+    """
+
+    rows: int
+    columns: int
+    kernels: int
+    blocks: int
+    block_rows: int
+    block_columns: int
+    kernel_block: tuple[int, ...]
+    kernel_row: tuple[int, ...]
+    kernel_column: tuple[int, ...]
+
+    @classmethod
+    def tiled(cls, rows: int, columns: int, blocks: int, block_rows: int, block_columns: int) -> ArrayGeometry:
+        """Blocks cut into kernels, column half first: ``kernel = per_block * block + down * column_part + row_part``.
+
+        The order of the platform's kernel address (array bits, column half, row quarter, from high to low).
+        """
+        if block_rows % rows or block_columns % columns:
+            raise ValueError(
+                f"blocks of {block_rows} x {block_columns} do not divide into kernels of {rows} x {columns}"
+            )
+        down, across = block_rows // rows, block_columns // columns
+        address = [(b, r * rows, c * columns) for b in range(blocks) for c in range(across) for r in range(down)]
+        block, row, column = zip(*address, strict=True)
+        return cls(rows, columns, len(address), blocks, block_rows, block_columns, block, row, column)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of a map of the die, ``(kernels, rows, columns)``."""
+        return self.kernels, self.rows, self.columns
+
+    @property
+    def cells(self) -> int:
+        """Number of cells of the die."""
+        return self.kernels * self.rows * self.columns
+
+    def row_lines(self) -> NDArray[np.int64]:
+        """Physical row line of every ``[kernel, row]``, numbered ``block * block_rows + row``."""
+        start = np.asarray(self.kernel_block) * self.block_rows + np.asarray(self.kernel_row)
+        return start[:, None] + np.arange(self.rows)
+
+    def column_lines(self) -> NDArray[np.int64]:
+        """Physical column line of every ``[kernel, column]``, numbered ``block * block_columns + column``."""
+        start = np.asarray(self.kernel_block) * self.block_columns + np.asarray(self.kernel_column)
+        return start[:, None] + np.arange(self.columns)
+
+    def to_blocks(self, cells: NDArray[Any]) -> NDArray[Any]:
+        """A map ``[kernel, row, column]`` laid out as on the die, ``[block, block row, block column]``."""
+        out = np.empty((self.blocks, self.block_rows, self.block_columns), cells.dtype)
+        for kernel in range(self.kernels):
+            row, column = self.kernel_row[kernel], self.kernel_column[kernel]
+            out[self.kernel_block[kernel], row : row + self.rows, column : column + self.columns] = cells[kernel]
+        return out
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and lists, for files."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> ArrayGeometry:
+        """Inverse of `to_dict`."""
+        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
+        return cls(**values)
+
+
+#: 20,000 cells as 4 blocks of 100 x 50, 32 kernels of 25 x 25 (facts of the platform: NIST daffodil-lib).
+MTJ_20K = ArrayGeometry.tiled(rows=25, columns=25, blocks=4, block_rows=100, block_columns=50)
+
+#: Geometries that have a name on the command line.
+NAMED = {"mtj-20k": MTJ_20K}

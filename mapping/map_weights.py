@@ -1,0 +1,61 @@
+"""From a weights file to a write schedule, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mapping.die_record import DieRecord
+from mapping.geometry import ArrayGeometry
+from mapping.placement import place
+from mapping.schedule import PulseSettings, StationTimes, VerifyRule, WriteSchedule, build_schedule, file_digest
+from mapping.weights import Coding, layers_from, load_weights
+
+
+def map_weights(
+    weights_path: Path | str,
+    geometry: ArrayGeometry,
+    coding: Coding = "binary",
+    copies: Sequence[int] | None = None,
+    die: DieRecord | None = None,
+    binarise: bool = False,
+    *,
+    order: Sequence[str] = (),
+    pulse: PulseSettings | None = None,
+    verify: VerifyRule | None = None,
+    times: StationTimes | None = None,
+) -> WriteSchedule:
+    """Schedule that writes the weights of a file into a die.
+
+    Parameters
+    ----------
+    weights_path : path
+        ``.safetensors``, ``.pt``, ``.pth`` or ``.npz``, see `mapping.weights`.
+    geometry : ArrayGeometry
+    coding, binarise, order
+        See `mapping.weights.layers_from`.
+    copies : sequence of int, optional
+        How often each layer is written; once by default.
+    die : DieRecord, optional
+        A measured die: its defects are avoided where there is room, and never pulsed.
+    pulse, verify, times
+        See `mapping.schedule.WriteSchedule`.
+
+    Raises
+    ------
+    FileNotFoundError, mapping.weights.WeightsError, mapping.placement.DoesNotFitError
+        What is wrong with the file or the network, before anything is done.
+    """
+    layers = layers_from(load_weights(weights_path), coding, binarise=binarise, order=order)
+    shapes = [(layer.weights.shape[1], layer.weights.shape[0]) for layer in layers]
+    placement = place(shapes, geometry, copies, avoid=die)
+    provenance = {
+        "source": Path(weights_path).name,
+        "sha256": file_digest(weights_path),
+        "coding": coding,
+        "binarised": binarise,
+        "layers": [{"name": layer.name, "scale": layer.scale} for layer in layers],
+        "die": die.die if die is not None else None,
+    }
+    weights = [layer.weights for layer in layers]
+    return build_schedule(weights, placement, pulse, verify=verify, times=times, provenance=provenance, die=die)

@@ -1,0 +1,56 @@
+"""Which protocols there are: the ones that ship, by name, and the user's own, as ``script.py:function``."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+#: Name on the command line, and where the protocol is.
+SHIPPED = {
+    "mtj-mnist": "protocols.mtj_mnist:mtj_mnist",
+    "program": "protocols.program_lot:program_lot",
+}
+
+
+class ProtocolNotFoundError(ValueError):
+    """There is no such protocol; the message says what there is."""
+
+
+def find(name: str) -> Callable[..., Any]:
+    """The protocol of that name, or the function of a script given as ``path/to/script.py:function``.
+
+    Raises
+    ------
+    ProtocolNotFoundError
+        If there is none, or the function is not marked with ``@protocol``.
+    """
+    if name in SHIPPED:
+        module, function = SHIPPED[name].split(":")
+        return getattr(importlib.import_module(module), function)
+    path, _, function = name.rpartition(":")
+    if not path:
+        raise ProtocolNotFoundError(
+            f"no protocol {name!r}; there are {', '.join(SHIPPED)}, or your own as my_script.py:my_protocol"
+        )
+    found = getattr(_load(Path(path)), function, None)
+    if found is None:
+        raise ProtocolNotFoundError(f"{path} has no function {function!r}")
+    if not hasattr(found, "__is_protocol__"):
+        raise ProtocolNotFoundError(f"{function} in {path} is not a protocol: put @protocol (protocols.run) above it")
+    return found
+
+
+def _load(path: Path) -> Any:
+    if not path.is_file():
+        raise ProtocolNotFoundError(f"no file {path}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ProtocolNotFoundError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module

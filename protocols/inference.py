@@ -1,0 +1,81 @@
+"""Running a network on the arrays: analog multiplies, kernel by kernel, partial sums for the digital part off chip."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.digest import array_digest
+from mapping.die_record import CellClass, DieRecord
+from mapping.placement import LayerPlacement, Placement, Read
+from protocols.bench import Bench
+
+FloatArray = NDArray[np.float64]
+
+
+class ArrayMultiplier:
+    """Multiplies vectors with the layers that are programmed on the die under the needles.
+
+    ``multiplier(layer, x)`` drives the rows of every kernel of the layer with ``x * v_read`` (x in -1..1,
+    ``[n, n_in]``), senses the columns, and returns the pair differences in weight units
+    ``[n, copies, groups, n_out]``: currents divided by ``v_read * dg`` with dg the median healthy difference of P and
+    AP of this die. The same type that `mapping.emulation` gives.
+    """
+
+    def __init__(self, bench: Bench, placement: Placement, die_record: DieRecord, *, averages: int = 1) -> None:
+        self._bench, self._placement, self._averages = bench, placement, averages
+        self.v_read = float(die_record.conditions["v_read"])
+        good = die_record.cell_class == CellClass.GOOD
+        self.dg = float(np.median((die_record.g_p - die_record.g_ap)[good]))
+        self._mean = float(np.median((die_record.g_p + die_record.g_ap)[good])) / 2
+        self._loaded: dict[int, str] = {}
+
+    def __call__(self, layer: int, x: FloatArray) -> FloatArray:
+        """Partial sums of one layer for a batch of inputs."""
+        place = self._placement.layers[layer]
+        banks = self._load(layer, place, x)
+        current_range, full_scale = self._range(place, x)
+        lines = np.zeros((len(x), place.copies, place.groups, 2 * place.n_out))
+        for number, read in enumerate(place.reads):
+            self._bench.report(f"multiply, layer {layer + 1}", number / len(place.reads))
+            currents = self._multiply(read, banks[read.group], len(x), current_range)
+            lines[:, read.copies, read.group, read.lines] = np.clip(currents, -full_scale, full_scale)
+        return (lines[..., 0::2] - lines[..., 1::2]) / (self.v_read * self.dg)
+
+    def _multiply(self, read: Read, bank: int, count: int, current_range: int) -> FloatArray:
+        return self._bench.array.multiply(
+            read.kernel,
+            bank,
+            direction="backward",
+            driven=read.row_mask,
+            sensed=read.column_mask,
+            count=count,
+            current_range=current_range,
+            averages=self._averages,
+        )
+
+    def _load(self, layer: int, place: LayerPlacement, x: FloatArray) -> list[int]:
+        """Put the vectors of every input group into a bank of its own; what is there already is not sent again."""
+        first = sum(before.groups for before in self._placement.layers[:layer])
+        banks = [first + group for group in range(place.groups)]
+        available = self._bench.array.capabilities().banks
+        if banks[-1] >= available:
+            raise ValueError(f"the network needs {banks[-1] + 1} banks of vectors, the board has {available}")
+        for group, bank in enumerate(banks):
+            voltages = np.ascontiguousarray(x[:, place.inputs_of(group)]) * self.v_read
+            key = array_digest(voltages)
+            if self._loaded.get(bank) != key:
+                self._bench.array.load_vectors(bank, voltages)
+                self._loaded[bank] = key
+        return banks
+
+    def _range(self, place: LayerPlacement, x: FloatArray) -> tuple[int, float]:
+        """The smallest range that no healthy line can saturate whatever its weights are, or the largest there is."""
+        driven = [x[:, place.inputs_of(group)] for group in range(place.groups)]
+        worst = max(
+            float((self._mean * np.abs(v.sum(axis=1)) + self.dg / 2 * np.abs(v).sum(axis=1)).max()) for v in driven
+        )
+        need = self.v_read * worst
+        ranges = self._bench.array.capabilities().ranges
+        index = self._bench.array.range_for(min(need, max(r.full_scale for r in ranges)))
+        return index, next(r.full_scale for r in ranges if r.index == index)

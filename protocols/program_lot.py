@@ -1,0 +1,61 @@
+"""Programming a saved schedule onto dies and verifying it: what `xbar program` runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.table import Table
+
+from mapping.die_record import DieRecord
+from mapping.schedule import WriteSchedule
+from protocols.characterise import check_contact, measure_states
+from protocols.run import Run, protocol
+from protocols.write_verify import program
+
+
+class GeometryError(ValueError):
+    """The schedule is for dies of another geometry."""
+
+
+@protocol
+def program_lot(run: Run, schedule: Path, *, v_read: float = 0.1) -> Table:
+    """Measure each die, program the schedule by write-verify, and show how many cells are right.
+
+    Parameters
+    ----------
+    schedule : Path
+        A schedule file made by `xbar map`.
+    v_read : float
+        Read voltage (V).
+    """
+    plan = WriteSchedule.load(schedule)
+    check_geometry(run, plan)
+    table = Table("die", "verdict", "cells", "right", "gave up", "known broken", "pulses per cell", title=schedule.name)
+    for die in run.dies():
+        if run.step(check_contact, die).attrs["verdict"] != "pass":
+            table.add_row(die.name, "no contact")
+            continue
+        measured = DieRecord.from_dataset(run.step(measure_states, die, v_read=v_read))
+        a = run.step(program, die, schedule=plan, die_record=measured).attrs
+        broken = a["gave_up"] - a["writable_wrong"]
+        counts = (a["cells"], a["verified"], a["gave_up"], broken)
+        table.add_row(die.name, a["verdict"], *map(str, counts), f"{a['pulses_per_cell']:.2f}")
+    return table
+
+
+def check_geometry(run: Run, schedule: WriteSchedule) -> None:
+    """Refuse a schedule that was made for another kind of die, before anything moves.
+
+    Raises
+    ------
+    GeometryError
+        Naming the first difference.
+    """
+    there = run.survey().attrs["geometry"]
+    wanted = schedule.placement.geometry.to_dict()
+    for key, value in wanted.items():
+        if there[key] != value:
+            raise GeometryError(
+                f"the schedule is for dies with {key}={value}, the station's dies have {there[key]}; "
+                "make it again with xbar map --geometry"
+            )

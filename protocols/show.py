@@ -1,0 +1,59 @@
+"""Running a protocol from the command line and showing what came out: table, report, JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from analysis.results import LotResults
+from protocols.execute import Outcome, execute
+from protocols.run import RunSettings
+
+
+def run_and_show(
+    function: Callable[..., Any],
+    name: str,
+    parameters: dict[str, Any],
+    out: Path,
+    station: Path | None,
+    lot: str,
+    seed: int,
+    dies: int | None,
+    json_path: Path | None,
+) -> None:
+    """Run a protocol; print its table, write its report and, if wanted, its numbers as JSON."""
+    console = Console(stderr=False)
+    settings = RunSettings(seed, dies)
+    outcome = execute(
+        function, name, parameters, out=out, station=station, lot=lot, settings=settings, console=console
+    )
+    value = outcome.value
+    if isinstance(value, LotResults):
+        show_lot(console, value, out, json_path)
+    elif value is not None:
+        console.print(value)
+    _say_how_to_go_on(console, outcome)
+
+
+def show_lot(console: Console, results: LotResults, out: Path, json_path: Path | None) -> None:
+    """Print the table, write `report.html` into the lot folder and the JSON file."""
+    from analysis.report import write_report
+    from analysis.summary import summary
+    from analysis.table import results_table
+
+    report = out / "report.html"
+    write_report(results, report)
+    console.print(results_table(results))
+    if json_path is not None:
+        json_path.write_text(json.dumps(summary(results), indent=2) + "\n", encoding="utf-8")
+    console.print(f"report: {report.resolve()}", soft_wrap=True, highlight=False)
+
+
+def _say_how_to_go_on(console: Console, outcome: Outcome) -> None:
+    console.print(f"record: {outcome.folder.resolve()}", soft_wrap=True, highlight=False)
+    if outcome.status == "stopped":
+        console.print(f"stopped; run the same command with --out {outcome.folder} to go on", soft_wrap=True)

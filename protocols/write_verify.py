@@ -1,0 +1,85 @@
+"""Write-verify on the host: read, pulse the cells that are wrong, read again, until they are right or given up."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from analysis.record import Pulse
+from mapping.coding import AP, DONT_CARE, P
+from mapping.die_record import HARD_DEFECTS, DieRecord
+from mapping.schedule import WriteSchedule
+from protocols.bench import Bench, Die
+from protocols.reading import read_conductances
+
+
+def program(bench: Bench, die: Die, *, schedule: WriteSchedule, die_record: DieRecord, averages: int = 2) -> xr.Dataset:
+    """Bring the cells of a schedule into their states; returns what each cell was found in and how many pulses it got.
+
+    It reads before it pulses, so that a step cut in the middle and begun again never fires at a cell that is right.
+    Cells that the die record holds for broken (short, open, stuck, on a dead line) are not pulsed: every pulse would
+    be dose for nothing. Verdict ``pass`` if at least 99.9 % of the other cells are right, else ``fail``.
+
+    Returns
+    -------
+    xarray.Dataset
+        `wanted` and `states` int8 ``[kernel, row, column]`` (P 1, AP 0, -1 where no cell is wanted), the second as read
+        at the end, `pulses` uint16, and the counts
+        `cells`, `verified`, `gave_up` (wanted cells that are wrong at the end), `writable_wrong` (those among them that
+        the record holds for good).
+    """
+    wanted = schedule.states != DONT_CARE
+    broken = np.isin(die_record.cell_class, HARD_DEFECTS)
+    thresholds = schedule.verify.thresholds(die_record)
+    pulses, dose = np.zeros(wanted.shape, np.uint16), bench.array.dose()
+    states = read_states(bench, schedule, thresholds, wanted)
+    for attempt in range(schedule.pulse.attempts_max):
+        wrong = wanted & (states != schedule.states) & ~broken & (dose + pulses < schedule.pulse.dose_limit)
+        bench.report("write-verify", 1 - np.count_nonzero(wrong) / max(1, np.count_nonzero(wanted)))
+        if not wrong.any():
+            break
+        bench.array.fire(
+            [
+                Pulse(
+                    b.kernel, b.mask & wrong[b.kernel], schedule.pulse.amplitude(b.state, attempt), schedule.pulse.width
+                )
+                for b in schedule.batches
+            ]
+        )
+        pulses[wrong] += 1
+        touched = wrong.any(axis=(1, 2))[:, None, None]
+        states = np.where(touched, read_states(bench, schedule, thresholds, wrong), states)
+    return _outcome(schedule, states, pulses, wanted, broken)
+
+
+def read_states(
+    bench: Bench, schedule: WriteSchedule, thresholds: NDArray[np.float64], cells: NDArray[np.bool_]
+) -> NDArray[np.int8]:
+    """State of every cell of the kernels that `cells` touches: P above its threshold (S), else AP."""
+    kernels = [int(kernel) for kernel in np.flatnonzero(cells.any(axis=(1, 2)))]
+    g = read_conductances(bench, schedule.verify.v_read, averages=schedule.verify.averages, kernels=kernels)
+    return np.where(g > thresholds, P, AP).astype(np.int8)
+
+
+def _outcome(
+    schedule: WriteSchedule,
+    states: NDArray[np.int8],
+    pulses: NDArray[np.uint16],
+    wanted: NDArray[np.bool_],
+    broken: NDArray[np.bool_],
+) -> xr.Dataset:
+    right = wanted & (states == schedule.states)
+    writable_wrong = int(np.count_nonzero(wanted & ~right & ~broken))
+    writable = int(np.count_nonzero(wanted & ~broken))
+    attrs = {
+        "verdict": "pass" if writable_wrong <= 1e-3 * writable else "fail",
+        "cells": int(np.count_nonzero(wanted)),
+        "verified": int(np.count_nonzero(right)),
+        "gave_up": int(np.count_nonzero(wanted & ~right)),
+        "writable_wrong": writable_wrong,
+        "pulses_per_cell": float(pulses.sum() / max(1, np.count_nonzero(wanted))),
+    }
+    dims = ("kernel", "row", "column")
+    states = np.where(wanted, states, DONT_CARE).astype(np.int8)
+    return xr.Dataset({"wanted": (dims, schedule.states), "states": (dims, states), "pulses": (dims, pulses)}, attrs=attrs)

@@ -1,0 +1,201 @@
+"""The description of a lot of dies: geometry, devices, defects, lines and the wafer it sits on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from sim_backends.array.quantity import Fraction, Metre, Ohm, Second, Specification, Volt, split_sources
+from sim_backends.array.topology import Topology
+
+BUILT_IN = Path(__file__).parent.parent / "lots"
+KINDS = ("good", "short", "open", "stuck_p", "stuck_ap", "weak_tmr")
+"""Defect kinds of a cell; the code of a kind in every array is its position here."""
+
+
+class LotError(ValueError):
+    """A lot file that cannot be used; the message says which entry."""
+
+
+class Geometry(Specification):
+    """Blocks of a die and the kernels they are tiled with."""
+
+    blocks: int = Field(gt=0)
+    block_rows: int = Field(gt=0)
+    block_columns: int = Field(gt=0)
+    rows: int = Field(gt=0, le=32)
+    columns: int = Field(gt=0, le=32)
+
+    @model_validator(mode="after")
+    def _tiles_fit(self) -> Geometry:
+        if self.block_rows % self.rows or self.block_columns % self.columns:
+            raise ValueError(
+                f"kernels of {self.rows} x {self.columns} do not tile "
+                f"blocks of {self.block_rows} x {self.block_columns}"
+            )
+        return self
+
+    def topology(self) -> Topology:
+        """The same as an object that knows kernels and lines."""
+        return Topology(self.blocks, self.block_rows, self.block_columns, self.rows, self.columns)
+
+
+class Switching(Specification):
+    """Spin-transfer torque switching; spreads are relative standard deviations between devices."""
+
+    v_critical_to_ap: Volt = Field(gt=0)
+    v_critical_to_p: Volt = Field(gt=0)
+    v_critical_spread: Fraction = Field(ge=0)
+    delta: Fraction = Field(gt=0)
+    delta_spread: Fraction = Field(ge=0)
+    tau0: Second = Field(gt=0)
+    error_floor: Fraction = Field(ge=0, lt=1)
+
+
+class Devices(Specification):
+    """Healthy and broken devices; spreads are standard deviations of the logarithm."""
+
+    r_p: Ohm = Field(gt=0)
+    r_p_spread: Fraction = Field(ge=0)
+    tmr: Fraction = Field(gt=0)
+    tmr_spread: Fraction = Field(ge=0)
+    v_half: Volt = Field(gt=0)
+    r_selector: Ohm = Field(gt=0)
+    r_short: Ohm = Field(gt=0)
+    r_open: Ohm = Field(gt=0)
+    v_breakdown: Volt = Field(gt=0)
+    v_breakdown_spread: Fraction = Field(ge=0)
+    fresh_ap_share: Fraction = Field(ge=0, le=1)
+    switching: Switching
+
+
+class Defects(Specification):
+    """How many cells and lines are broken, and how."""
+
+    rate_median: Fraction = Field(ge=0)
+    rate_log_sigma: Fraction = Field(ge=0)
+    rate_max: Fraction = Field(gt=0, le=1)
+    shares: dict[str, Fraction]
+    weak_tmr_factor: tuple[Fraction, Fraction]
+    dead_rows: Fraction = Field(ge=0)
+    dead_columns: Fraction = Field(ge=0)
+    dead_gates: Fraction = Field(ge=0)
+    dead_rows_shared: Fraction = Field(ge=0)
+
+    @field_validator("shares")
+    @classmethod
+    def _known_kinds(cls, shares: dict[str, float]) -> dict[str, float]:
+        unknown = set(shares) - set(KINDS[1:])
+        if unknown:
+            raise ValueError(f"unknown defect kind {sorted(unknown)}; known: {list(KINDS[1:])}")
+        if abs(sum(shares.values()) - 1) > 1e-9:
+            raise ValueError(f"shares of defect kinds add up to {sum(shares.values()):g}, not to 1")
+        return shares
+
+
+class Lines(Specification):
+    """Resistance of the lines of a kernel."""
+
+    r_row: Ohm = Field(ge=0)
+    r_column: Ohm = Field(ge=0)
+    r_contact: Ohm = Field(ge=0)
+
+
+class Wafer(Specification):
+    """The wafer: how many dies, their pitch."""
+
+    dies: int = Field(gt=0)
+    diameter: Metre = Field(gt=0)
+    pitch_x: Metre = Field(gt=0)
+    pitch_y: Metre = Field(gt=0)
+
+    def sites(self) -> list[tuple[int, int]]:
+        """Grid sites ``(column, row)`` of the dies by die index, nearest to the wafer centre first.
+
+        One grid site lies on the centre; equal distances are ordered by row, then column. Indices count from the
+        lower left corner of the map, so the smallest column and row are 0.
+        """
+        half = int(np.ceil(np.sqrt(self.dies))) + 1
+        grid = [(column, row) for row in range(-half, half + 1) for column in range(-half, half + 1)]
+        grid.sort(key=lambda site: ((site[0] * self.pitch_x) ** 2 + (site[1] * self.pitch_y) ** 2, site[1], site[0]))
+        chosen = grid[: self.dies]
+        left = min(column for column, _ in chosen)
+        low = min(row for _, row in chosen)
+        return [(column - left, row - low) for column, row in chosen]
+
+
+class Lot(Specification):
+    """Everything that dies of a lot have in common.
+
+    `sources` says for each value, by dotted path, where it comes from; values without a source are assumed.
+    """
+
+    name: str
+    description: str = ""
+    geometry: Geometry
+    devices: Devices
+    defects: Defects
+    lines: Lines
+    wafer: Wafer
+    v_read: Volt = Field(gt=0)
+    sources: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def topology(self) -> Topology:
+        """Kernels and lines of a die."""
+        return self.geometry.topology()
+
+
+def lot_from_tree(tree: Mapping[str, Any], origin: str) -> Lot:
+    """Build a lot from the content of a lot file; `origin` names it in errors.
+
+    Raises
+    ------
+    LotError
+        Naming every entry that is unknown, missing or wrong.
+    """
+    values, sources = split_sources(dict(tree))
+    try:
+        return Lot.model_validate({**values, "sources": {**sources, **values.get("sources", {})}})
+    except ValidationError as error:
+        raise LotError(f"{origin}:\n{describe(error)}") from error
+
+
+def load_lot(name: str | Path) -> Lot:
+    """Read a lot file, or one of the built-in lots by name (such as ``"mtj"``).
+
+    Raises
+    ------
+    LotError
+        If there is no such file, or an entry is unknown, missing or wrong.
+    """
+    path = BUILT_IN / f"{name}.yaml" if str(name) in built_in_lots() else Path(name)
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise LotError(f"no lot {str(name)!r}: neither a file nor one of {built_in_lots()}") from error
+    except yaml.YAMLError as error:
+        raise LotError(f"{path}: {error}") from error
+    if not isinstance(tree, dict):
+        raise LotError(f"{path}: a lot file is a mapping of entries")
+    return lot_from_tree(tree, str(path))
+
+
+def built_in_lots() -> list[str]:
+    """Names of the lots that come with the package."""
+    return sorted(path.stem for path in BUILT_IN.glob("*.yaml"))
+
+
+def describe(error: ValidationError) -> str:
+    """One line per problem of a configuration, by dotted path."""
+    lines = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"]) or "file"
+        what = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"]
+        lines.append(f"  {where}: {what}")
+    return "\n".join(lines)

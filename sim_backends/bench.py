@@ -1,0 +1,183 @@
+"""What joins the instruments of a station: the dies, and which of them is under the needles and touched."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sim_backends.array.die import Die, stream
+from sim_backends.array.lot import Lot
+from sim_backends.clock import StationClock
+from sim_backends.files import write_atomically
+from sim_backends.physical_log import PhysicalLog
+from sim_backends.truth import TruthFile
+
+_NO_DIE = 2**32 - 1  # takes the place of a die's index in the key of the noise when nothing is touched
+
+
+class StateError(RuntimeError):
+    """A saved state belongs to other dies than those of this station."""
+
+
+class Bench:
+    """The wafer on the chuck and the needles above it.
+
+    `lock` guards everything below; instruments hold it while they look at or change the die.
+
+    Parameters
+    ----------
+    lot, seed
+        What the dies are drawn from.
+    clock, log
+        Of the station.
+    state
+        Folder in which the states of dies survive the process, or None.
+    truth
+        File for the hidden truth (`sim_backends.truth`), or None.
+    truth_dies
+        Dies (indices) that the truth covers even if they are never visited.
+    """
+
+    def __init__(
+        self,
+        lot: Lot,
+        seed: int,
+        clock: StationClock,
+        log: PhysicalLog,
+        *,
+        state: Path | None = None,
+        truth: Path | None = None,
+        truth_dies: Sequence[int] = (),
+    ) -> None:
+        self.lot, self.seed, self.clock, self.log = lot, seed, clock, log
+        self.lock = threading.RLock()
+        self.sites = lot.wafer.sites()
+        self.outputs = "hard_ground"
+        self._state, self._truth_dies = state, tuple(truth_dies)
+        self._truth = None if truth is None else TruthFile(truth, self.sites)
+        self._dies: dict[int, Die] = {}
+        self._unsaved: set[int] = set()
+        self._under: int | None = None
+        self._contact = False
+        self._operations_in_air = 0
+
+    @property
+    def contact(self) -> bool:
+        """Whether the needles touch the wafer."""
+        return self._contact
+
+    def die(self, index: int) -> Die:
+        """A die of the wafer, with the state it was left in."""
+        if index not in self._dies:
+            die = Die.from_lot(self.lot, self.seed, index)
+            if self._state is not None:
+                load_state(die, state_path(self._state, index))
+            self._dies[index] = die
+        return self._dies[index]
+
+    def touched(self) -> Die | None:
+        """The die that the needles touch, if they do."""
+        if not self._contact or self._under is None:
+            return None
+        self._unsaved.add(self._under)
+        return self.die(self._under)
+
+    def air_noise(self, kernel: int) -> np.random.Generator:
+        """The noise of the next operation without a die."""
+        self._operations_in_air += 1
+        return stream(self.seed, _NO_DIE, kernel, self._operations_in_air)
+
+    def move_to(self, index: int | None) -> None:
+        """Put a die (None: no die) under the needles."""
+        with self.lock:
+            self.log.add("move", **self._where(), to=index, contact_while_moving=self._contact, outputs=self.outputs)
+            self._under = index
+
+    def touch(self) -> None:
+        """Bring the needles down on the wafer."""
+        with self.lock:
+            if not self._contact:
+                self._contact = True
+                self.log.add("contact", **self._where(), outputs=self.outputs)
+
+    def separate(self) -> None:
+        """Take the needles off the wafer; saves what has happened."""
+        with self.lock:
+            if self._contact:
+                self._contact = False
+                self.log.add("separation", **self._where(), outputs=self.outputs)
+                self.save()
+
+    def set_outputs(self, mode: str, why: str) -> None:
+        """Note how the lines are held when nothing is driven."""
+        with self.lock:
+            self.outputs = mode
+            self.log.add("outputs", mode=mode, why=why, **self._where(), contact=self._contact)
+
+    def note(self, what: str, **details: object) -> None:
+        """Log something that the board did to whatever is under the needles."""
+        self.log.add(what, **self._where(), contact=self._contact, **details)
+
+    def save(self) -> None:
+        """Write states of dies, truth and log to their files."""
+        with self.lock:
+            unsaved, self._unsaved = self._unsaved, set()
+            if self._state is not None:
+                for index in unsaved:
+                    save_state(self.die(index), state_path(self._state, index))
+            if self._truth is not None and (unsaved or not self._truth.path.exists()):
+                covered = sorted({*self._truth_dies, *self._dies})
+                self._truth.write([self.die(index) for index in covered])
+            self.log.flush()
+
+    def _where(self) -> dict[str, object]:
+        site = None if self._under is None else list(self.sites[self._under])
+        return {"die": self._under, "site": site}
+
+
+def state_path(folder: Path, index: int) -> Path:
+    """File of the state of a die."""
+    return folder / f"die_{index}.npz"
+
+
+def save_state(die: Die, path: Path) -> None:
+    """Write what a die remembers: states, broken cells, operation count. The file is whole or not there."""
+    identity = np.array(json.dumps(_identity(die)))
+    write_atomically(
+        path,
+        lambda file: np.savez(
+            file,
+            identity=identity,
+            state=np.packbits(die.state),
+            broken=np.packbits(die.broken),
+            operations=np.array(die.operations),
+        ),
+    )
+
+
+def load_state(die: Die, path: Path) -> None:
+    """Bring a die back to its saved state; does nothing if there is none.
+
+    Raises
+    ------
+    StateError
+        If the file was written for another lot, seed or die.
+    """
+    if not path.exists():
+        return
+    with np.load(path, allow_pickle=False) as saved:
+        identity = json.loads(str(saved["identity"]))
+        if identity != _identity(die):
+            raise StateError(f"{path} holds {identity}, this station has {_identity(die)}; use another state folder")
+        shape, cells = die.state.shape, die.state.size
+        die.state = np.unpackbits(saved["state"], count=cells).astype(bool).reshape(shape)
+        die.broken = np.unpackbits(saved["broken"], count=cells).astype(bool).reshape(shape)
+        die.operations = int(saved["operations"])
+
+
+def _identity(die: Die) -> dict[str, object]:
+    return {"lot": die.lot.name, "seed": die.seed, "die": die.index, "shape": list(die.state.shape)}

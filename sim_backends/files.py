@@ -1,0 +1,24 @@
+"""Files that are either whole or not there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Let `write` fill a new file, then put it in place of `path`.
+
+    Whenever the process dies, `path` holds the old content or the new one. Not flushed to the disk itself: it
+    survives the death of the process, not that of the computer.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        with fresh.open("wb") as file:
+            write(file)
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)

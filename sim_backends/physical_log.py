@@ -1,0 +1,98 @@
+"""What physically happened at a station: one JSON object per line. Tests of safety judge by it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from sim_backends.array.mtj import BoolArray
+from sim_backends.clock import StationClock
+from sim_backends.files import write_atomically
+
+_BUFFERED = 2000
+
+
+class PhysicalLog:
+    """Append-only log of pulses, reads, products, moves, contacts and outputs.
+
+    Every entry has ``what``, ``station_s`` (station time) and ``wall_s`` (seconds since 1970). Entries are buffered;
+    they are in the file after `flush`, which the station calls at every separation and when it closes. `flush` also
+    rewrites ``summary.json`` beside the log: station time and the number of entries of each kind.
+
+    Parameters
+    ----------
+    path
+        The log, appended to; None keeps only the counts.
+    clock
+        Station clock.
+    """
+
+    def __init__(self, path: Path | None, clock: StationClock) -> None:
+        self.path = path
+        self.counts: Counter[str] = Counter()
+        self._clock = clock
+        self._buffer: list[str] = []
+        self._lock = threading.Lock()
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            self.counts.update(previous_summary(path).get("counts", {}))
+
+    def add(self, what: str, **details: Any) -> None:
+        """Append an entry; `details` must be plain JSON values."""
+        with self._lock:
+            self.counts[what] += 1
+            if self.path is None:
+                return
+            entry = {"what": what, "station_s": round(self._clock.now, 9), "wall_s": time.time(), **details}
+            self._buffer.append(json.dumps(entry))
+            if len(self._buffer) >= _BUFFERED:
+                self._write()
+
+    def flush(self) -> None:
+        """Bring all entries and the summary to their files."""
+        with self._lock:
+            if self.path is None:
+                return
+            self._write()
+            text = json.dumps(self.summary(), indent=1)
+            write_atomically(summary_path(self.path), lambda file: file.write(text.encode()))
+
+    def summary(self) -> dict[str, Any]:
+        """Station time, and how often what happened."""
+        return {
+            "station_time_s": self._clock.now,
+            "pulses": self.counts["pulse"],
+            "moves": self.counts["move"],
+            "counts": dict(self.counts),
+        }
+
+    def _write(self) -> None:
+        if self._buffer and self.path is not None:
+            with self.path.open("a", encoding="utf-8", newline="\n") as file:
+                file.write("\n".join(self._buffer) + "\n")
+            self._buffer.clear()
+
+
+def summary_path(log: Path) -> Path:
+    """Where the summary of a log lies."""
+    return log.with_name("summary.json")
+
+
+def previous_summary(log: Path) -> dict[str, Any]:
+    """Summary that an earlier run of the station left beside its log; empty if there is none."""
+    try:
+        summary = json.loads(summary_path(log).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return summary if isinstance(summary, dict) else {}
+
+
+def mask_digest(mask: BoolArray) -> str:
+    """Short name of a mask: equal masks have equal names."""
+    return hashlib.blake2b(mask.tobytes(), digest_size=8).hexdigest()

@@ -1,0 +1,145 @@
+"""A simulated station in a process of its own, for programs and tests that want to meet it only on the wire."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from sim_backends.station import StationConfig, StationError, load_station, station_config
+
+_READY_TIMEOUT = 60.0
+_END_TIMEOUT = 30.0
+
+
+class StationProcess:
+    """A running station; a context manager that ends it.
+
+    Attributes
+    ----------
+    prober, board
+        Addresses: a VISA resource name and a URL for pyserial.
+    addresses
+        All that the station said of itself (also ``pid``, ``lot``, ``seed``).
+    config
+        What it was started with.
+    """
+
+    def __init__(self, config: StationConfig) -> None:
+        self.config = config
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "sim_backends.station", "-"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=_environment(),
+        )
+        try:
+            self._send(config)
+            self.addresses: dict[str, Any] = json.loads(self._first_line())
+        except BaseException:
+            self.close()
+            raise
+        self.prober: str = self.addresses["prober"]
+        self.board: str = self.addresses["board"]
+
+    @property
+    def pid(self) -> int:
+        """Process id of the station."""
+        return self._process.pid
+
+    def close(self) -> None:
+        """End the station: it saves what it has to; killed if it does not end by itself."""
+        if self._process.stdin is not None and not self._process.stdin.closed:
+            with contextlib.suppress(OSError):  # it is dead already
+                self._process.stdin.close()
+        try:
+            self._process.wait(_END_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._errors.close()
+
+    def kill(self) -> None:
+        """End the station at once, as a crash would; what it had not saved is lost."""
+        self._process.kill()
+        self._process.wait()
+
+    def __enter__(self) -> StationProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _send(self, config: StationConfig) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(config.model_dump_json().encode() + b"\n")
+            self._process.stdin.flush()
+        except OSError as error:
+            raise StationError(f"the station did not start: {self._error_text()}") from error
+
+    def _first_line(self) -> bytes:
+        """The line the station prints when it is ready; a thread reads it, for Windows cannot wait on pipes."""
+        assert self._process.stdout is not None
+        lines: list[bytes] = []
+        stdout = self._process.stdout
+        reader = threading.Thread(target=lambda: lines.append(stdout.readline()), daemon=True)
+        reader.start()
+        reader.join(_READY_TIMEOUT)
+        if not lines or not lines[0]:
+            if not lines:
+                self._process.kill()
+            self._process.wait()
+            raise StationError(f"the station did not start:\n{self._error_text()}")
+        return lines[0]
+
+    def _error_text(self) -> str:
+        self._errors.seek(0)
+        return self._errors.read().decode(errors="replace").strip() or "it said nothing"
+
+
+def spawn_station(config: StationConfig | Mapping[str, Any] | str | Path) -> StationProcess:
+    """Start a station in a process of its own and wait until it serves.
+
+    Parameters
+    ----------
+    config
+        A configuration, its content as a mapping (paths relative to the working directory), or a station file.
+
+    Returns
+    -------
+    StationProcess
+        Use it as a context manager; the station ends with it, and with this process however it dies.
+
+    Raises
+    ------
+    StationError
+        With what the station said, if it did not come up.
+    """
+    if isinstance(config, Mapping):
+        config = station_config(dict(config), "configuration", Path.cwd())
+    elif not isinstance(config, StationConfig):
+        config = load_station(Path(config))
+    return StationProcess(config)
+
+
+def _environment() -> dict[str, str]:
+    """Environment in which the child finds this package, wherever the parent runs."""
+    home = str(Path(__file__).resolve().parent.parent)
+    path = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
+    # small matrices: more threads only fight over the processor with the program that measures
+    threads = {name: os.environ.get(name, "1") for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    return {**os.environ, **threads, "PYTHONPATH": path}

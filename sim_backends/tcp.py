@@ -1,0 +1,112 @@
+"""A TCP server as instruments have it: one client at a time, a second one is accepted and closed at once."""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import threading
+import time
+from typing import Protocol
+
+_POLL = 0.2  # s; how soon a stop is noticed
+_SEND_TIMEOUT = 30.0  # s; a client that does not read for so long is dropped
+
+
+class Service(Protocol):
+    """What an instrument does with the bytes of its client. All calls come from one thread."""
+
+    def connected(self) -> None:
+        """A client has come; half-received requests of the last one are to be forgotten."""
+
+    def receive(self, data: bytes) -> bytes:
+        """Take bytes, return the bytes to answer (possibly none)."""
+
+    def deadline(self) -> float | None:
+        """When (`time.monotonic`) `expired` wants to be called, if at all."""
+
+    def expired(self) -> None:
+        """The deadline has passed."""
+
+
+class InstrumentServer:
+    """Serves a `Service` on a TCP port in a thread of its own.
+
+    Parameters
+    ----------
+    service
+        The instrument.
+    host, port
+        Address to bind to; port 0 takes a free one.
+    name
+        Of the thread.
+    """
+
+    def __init__(self, service: Service, host: str, port: int, name: str) -> None:
+        self._service = service
+        self._listener = socket.create_server((host, port))
+        self.address: tuple[str, int] = self._listener.getsockname()[:2]
+        self._client: socket.socket | None = None
+        self._stopping = False
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin to serve."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close the connections and wait for the thread."""
+        self._stopping = True
+        self._thread.join()
+
+    def _serve(self) -> None:
+        try:
+            while not self._stopping:
+                ready = self._selector.select(self._patience())
+                for key, _ in ready:
+                    if key.fileobj is self._listener:
+                        self._accept()
+                    elif key.fileobj is self._client:
+                        self._answer()
+                deadline = self._service.deadline()
+                if deadline is not None and time.monotonic() >= deadline:
+                    self._service.expired()
+        finally:
+            self._drop_client()
+            self._selector.close()
+            self._listener.close()
+
+    def _patience(self) -> float:
+        deadline = self._service.deadline()
+        return _POLL if deadline is None else min(_POLL, max(0.0, deadline - time.monotonic()))
+
+    def _accept(self) -> None:
+        connection, _ = self._listener.accept()
+        if self._client is not None:
+            connection.close()
+            return
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.settimeout(_SEND_TIMEOUT)
+        self._client = connection
+        self._selector.register(connection, selectors.EVENT_READ)
+        self._service.connected()
+
+    def _answer(self) -> None:
+        assert self._client is not None
+        try:
+            data = self._client.recv(1 << 18)
+            if data:
+                reply = self._service.receive(data)
+                if reply:
+                    self._client.sendall(reply)
+                return
+        except OSError:
+            pass  # the client is gone: whatever it was, the next one starts anew
+        self._drop_client()
+
+    def _drop_client(self) -> None:
+        if self._client is not None:
+            self._selector.unregister(self._client)
+            self._client.close()
+            self._client = None

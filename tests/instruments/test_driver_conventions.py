@@ -1,0 +1,78 @@
+"""Conventions that every driver of the package keeps."""
+
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+from qcodes.instrument import Instrument
+
+import instruments
+from instruments.roles import ArrayTester, Prober
+
+ROLES = (Prober, ArrayTester)
+
+
+def drivers():
+    """All drivers of the package."""
+    found = []
+    for module in pkgutil.iter_modules(instruments.__path__, "instruments."):
+        for each in vars(importlib.import_module(module.name)).values():
+            if isinstance(each, type) and issubclass(each, Instrument) and each.__module__ == module.name:
+                found.append(each)
+    return found
+
+
+def asks(role):
+    """Names of the methods of a role."""
+    return [name for name, each in vars(role).items() if not name.startswith("_") and callable(each)]
+
+
+def test_there_are_drivers():
+    assert {each.__name__ for each in drivers()} >= {"FramedBoard", "Sentio"}
+
+
+@pytest.mark.parametrize("driver", drivers())
+def test_a_driver_fills_a_role_to_the_letter(driver):
+    filled = [role for role in ROLES if issubclass(driver, role)]
+    assert filled, f"{driver.__name__} fills no role"
+    for role in filled:
+        for name in asks(role):
+            wanted, given = (inspect.signature(getattr(each, name)) for each in (role, driver))
+            assert given.replace(return_annotation=None) == wanted.replace(return_annotation=None), name
+            assert given.return_annotation == wanted.return_annotation, name
+
+
+@pytest.mark.parametrize("driver", drivers())
+def test_public_methods_are_documented(driver):
+    for name, each in vars(driver).items():
+        if not name.startswith("_") and callable(each):
+            assert each.__doc__ and each.__doc__.strip().endswith((".", "`", ")")), name
+
+
+@pytest.mark.parametrize("name", ["board", "sentio"])
+def test_parameters_say_what_they_are_and_in_which_unit(name, request):
+    driver = request.getfixturevalue(name)
+    for each in driver.parameters.values():
+        if each.name == "IDN":
+            continue
+        text = each.__doc__ or ""
+        first = text.strip().split("\n")[0] if text else ""
+        doc = each._docstring if hasattr(each, "_docstring") else first
+        assert doc.startswith(("Control", "Get", "Measure", "Set")), f"{each.name}: {doc!r}"
+        assert f"({each.unit or 'count'})" in doc, f"{each.name} does not name its unit"
+
+
+@pytest.mark.parametrize("name", ["board", "sentio"])
+def test_closing_twice_is_harmless(name, request):
+    driver = request.getfixturevalue(name)
+    driver.close()
+    driver.close()
+
+
+def test_roles_and_limits_are_light():
+    heavy = "{'qcodes', 'pyvisa', 'serial', 'pydantic'}"
+    code = f"import instruments.roles, instruments.limits, sys; assert not {heavy} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,144 @@
+"""The promise of a session: after an error nothing is read from it until it was opened again."""
+
+import threading
+import time
+
+import pytest
+from scripted_peers import Peer
+
+from instruments.roles import LinkError
+from instruments.wire import open_port, open_visa
+
+
+class Parrot(Peer):
+    """Says back what it hears; `wait N` first waits N seconds, `silence` gets no answer, `bye` ends."""
+
+    def message(self, connection, data):
+        words = data.decode(errors="replace").split()
+        if words == ["bye"]:
+            return True
+        if words[:1] == ["wait"]:
+            time.sleep(float(words[1]))
+        if words != ["silence"]:
+            connection.sendall(data + b"\n")
+        return False
+
+
+@pytest.fixture
+def parrot():
+    peer = Parrot()
+    yield peer
+    peer.stop()
+
+
+@pytest.fixture(params=["visa", "port"])
+def talk(request, parrot):
+    """A session and a function that asks over it, for either kind."""
+    if request.param == "visa":
+        session = open_visa(f"TCPIP::127.0.0.1::{parrot.port}::SOCKET", timeout=0.3)
+
+        def ask(text):
+            return session.query(text)
+    else:
+        session = open_port(f"socket://127.0.0.1:{parrot.port}", timeout=0.3)
+
+        def ask(text):
+            session.send(text.encode() + b"\n")
+            return session.receive(b"\n").decode()
+
+    yield session, ask
+    session.close()
+
+
+def test_question_and_answer(talk):
+    session, ask = talk
+    assert [ask(str(n)) for n in range(5)] == ["0", "1", "2", "3", "4"]
+    assert session.usable
+
+
+def test_a_late_reply_is_never_the_next_answer(talk):
+    session, ask = talk
+    with pytest.raises(LinkError):
+        ask("wait 0.5")
+    assert not session.usable
+    time.sleep(0.4)  # the late reply has come by now
+    with pytest.raises(LinkError, match="must be opened again"):
+        ask("next")
+    session.reopen()
+    assert ask("next") == "next"
+
+
+def test_a_lost_connection_is_said_and_can_be_opened_again(talk):
+    session, ask = talk
+    ask("hello")
+    with pytest.raises(LinkError, match="given up"):
+        ask("bye")
+    session.reopen()
+    assert ask("hello") == "hello"
+
+
+def test_an_interruption_ends_the_session(talk, monkeypatch):
+    session, ask = talk
+    monkeypatch.setattr(session, "_live", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        ask("hello")
+    monkeypatch.undo()
+    with pytest.raises(LinkError, match="must be opened again"):
+        ask("hello")
+    session.reopen()
+    assert ask("hello") == "hello"
+
+
+def test_interrupting_from_another_thread_ends_the_session(talk, parrot):
+    session, ask = talk
+    outcome = []
+
+    def wait():
+        try:
+            outcome.append(ask("silence"))
+        except LinkError as error:
+            outcome.append(error)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    time.sleep(0.1)
+    session.interrupt("stop" if hasattr(session, "query") else b"stop\n")
+    waiting.join()
+    assert not session.usable
+
+
+def test_nobody_listens_at_a_port():
+    with pytest.raises(LinkError) as error:
+        open_port("socket://127.0.0.1:9", timeout=0.3)
+    assert "127.0.0.1:9" in str(error.value)
+    assert "xbar sim" in str(error.value) and "station file" in str(error.value)
+
+
+def test_nobody_listens_at_a_visa_address():
+    with pytest.raises(LinkError) as error:
+        session = open_visa("TCPIP::127.0.0.1::9::SOCKET", timeout=0.3)
+        session.query("hello")
+    assert "127.0.0.1::9" in str(error.value)
+    assert "xbar sim" in str(error.value) and "station file" in str(error.value)
+
+
+@pytest.mark.parametrize("opener, address", [(open_visa, "NONSENSE"), (open_port, "socket://nowhere")])
+def test_a_malformed_address_is_named(opener, address):
+    with pytest.raises(LinkError, match=address):
+        opener(address, timeout=0.3)
+
+
+def test_closing_twice_is_harmless(talk):
+    session, _ = talk
+    session.close()
+    session.close()
+    assert not session.usable
+
+
+def test_a_port_that_never_ends_its_message_is_out_of_step(parrot, monkeypatch):
+    monkeypatch.setattr("instruments.wire.LARGEST_MESSAGE", 1000)
+    session = open_port(f"socket://127.0.0.1:{parrot.port}", timeout=2)
+    session.send(b"x" * 5000 + b"\n")
+    with pytest.raises(LinkError, match="without an end"):
+        session.receive(b"\0")
+    session.close()

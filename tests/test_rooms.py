@@ -1,0 +1,51 @@
+"""Who may import whom, held by what is really loaded after importing every module of a room in a fresh interpreter."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+#: Room, and the prefixes of our own modules that may be loaded with it.
+ALLOWED = {
+    "instruments": ("instruments",),
+    "sim_backends": ("sim_backends",),
+    "mapping": ("mapping", "sim_backends.array"),
+    "analysis": ("analysis", "mapping", "sim_backends.array"),
+    "protocols": ("protocols", "analysis", "mapping", "instruments", "sim_backends.array"),
+}
+
+LOAD_ALL = """
+import importlib, json, pkgutil, sys
+room = importlib.import_module(sys.argv[1])
+for module in pkgutil.walk_packages(room.__path__, room.__name__ + "."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+print(json.dumps(sorted(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_a_room_loads_only_what_lies_below_it(room):
+    done = subprocess.run([sys.executable, "-c", LOAD_ALL, room], capture_output=True, text=True, check=True)
+    loaded = json.loads(done.stdout.splitlines()[-1])
+    ours = [name for name in loaded if name.partition(".")[0] in ALLOWED]
+    allowed = (*ALLOWED[room], "sim_backends")  # the package itself, whose __init__ is empty, comes with its parts
+    strangers = [
+        name for name in ours if name != "sim_backends" and not any(f"{name}.".startswith(f"{a}.") for a in allowed[:-1])
+    ]
+    assert f"{room}" in ours
+    assert strangers == []
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from protocols.cli import app\n"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
+        "heavy = {'torch', 'qcodes', 'scipy', 'pandas', 'xarray', 'bokeh', 'h5py', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -149,7 +149,7 @@ def strip_and_box(results: LotResults, source: ColumnDataSource, names: list[str
     if from_zero:
         plot.y_range.start = 0
     plot.xaxis.ticker = FixedTicker(ticks=list(range(len(names))))
-    plot.xaxis.major_label_overrides = {place: TRAININGS[name] for place, name in enumerate(names)}
+    plot.xaxis.major_label_overrides = {place: TRAININGS[name].replace(", ", ",\n") for place, name in enumerate(names)}
     plot.xgrid.visible = False
     return plot
 
@@ -224,7 +224,8 @@ def _wafer(
     if max(right - left, lower - upper) < 10:
         plot.text(
             "column", "row", text=f"text_{shown}", source=source, text_color=f"ink_{shown}", text_align="center",
-            text_baseline="middle", text_font_size="11px", text_font=value(FONT), nonselection_text_alpha=0.5,
+            text_baseline="middle", text_font_size="11px", text_font=value(FONT), nonselection_text_color=INK,
+            nonselection_text_alpha=0.5,
         )  # fmt: skip
     worst = int(np.nanargmax(np.asarray(source.data[shown], float)))
     place = [results.sites[worst, 0]], [results.sites[worst, 1]]
@@ -385,7 +386,7 @@ def conductances(results: LotResults) -> Model:
 
 def _histograms(values: NDArray[np.float32], classes: NDArray[np.uint8], edges: FloatArray, state: str) -> figure:
     plot = _plot(
-        height=290, x_axis_type="log", y_axis_type="log", x_axis_label="conductance (µS)",
+        height=350 if state == "P" else 290, x_axis_type="log", y_axis_type="log", x_axis_label="conductance (µS)",
         y_axis_label="cells per bin", title=f"read after writing {state}",
     )  # fmt: skip
     left, right, keys, highest = 1e6 * edges[:-1], 1e6 * edges[1:], [], 1
@@ -425,22 +426,15 @@ def defect_map(results: LotResults) -> Model:
     if np.count_nonzero(results.cell_class) > MAX_MAP_CELLS:
         order = order[:1]
     shown = GroupFilter(column_name="die", group=int(order[0]))
-    view = CDSView(filter=shown)
-    plot, sources = _die_plot(results, order, view)
+    plot = _die_plot(results, order, shown)
     titles = {str(die): map_title(results, die) for die in order}
     plot.title.text = titles[str(order[0])]
     if len(order) == 1:
         return plot
     options: list[str | tuple[Any, str]] = [(str(die), titles[str(die)].splitlines()[0]) for die in order]
     menu = Select(title="die (worst first)", value=str(order[0]), options=options, width=420)
-    code = """
-        shown.group = Number(this.value)
-        title.text = titles[this.value]
-        for (const source of sources) source.change.emit()
-    """
-    menu.js_on_change(
-        "value", CustomJS(args={"shown": shown, "title": plot.title, "titles": titles, "sources": sources}, code=code)
-    )
+    code = "shown.group = Number(this.value); title.text = titles[this.value]"
+    menu.js_on_change("value", CustomJS(args={"shown": shown, "title": plot.title, "titles": titles}, code=code))
     return column(menu, plot, sizing_mode="stretch_width")
 
 
@@ -472,24 +466,25 @@ def map_title(results: LotResults, die: int) -> str:
     return "\n".join([f"{results.dies[die]}: {defects}", *([", ".join(told)] if told else []), *dead[:3]])
 
 
-def _die_plot(results: LotResults, order: list[int], view: CDSView) -> tuple[Any, list[ColumnDataSource]]:
+def _die_plot(results: LotResults, order: list[int], shown: GroupFilter) -> Any:
+    """The cells of all dies of `order`, of which `shown` lets one through."""
     _, blocks, rows, columns = results.cell_class.shape
     starts = np.arange(blocks) * (columns + _BLOCK_GAP)
     plot = _plot(height=640, y_axis_label="row", x_axis_label="column of the block")
     plot.x_range = Range1d(start=-_BLOCK_GAP, end=starts[-1] + columns + 1)
     plot.y_range = Range1d(start=rows + 1, end=-11)
     plot.rect(starts + columns / 2 - 0.5, rows / 2 - 0.5, columns, rows, fill_color="#F4F4F4", line_color="#999999")
-    sources, keys = [], []
+    keys = []
     for kind in CellClass:
         if kind == CellClass.GOOD:
             continue
         data = _cells_of(results, order, kind, starts)
+        view = CDSView(filter=shown)
         cells = plot.rect("x", "y", 1, 1, source=data, view=view, fill_color=CLASS_COLOURS[kind], line_color=None)
         tips = [("class", CLASS_WORDS[kind]), ("block", "@block"), ("row", "@y"), ("column", "@column")]
         plot.add_tools(HoverTool(renderers=[cells], tooltips=tips))
-        sources.append(data)
         keys.append((CLASS_WORDS[kind], [cells]))
-    sources.append(_label_lines(plot, results, order, view, starts))
+    _label_lines(plot, results, order, shown, starts)
     ticks = [int(start + at) for start in starts for at in range(0, columns, 10)]
     plot.xaxis.ticker = FixedTicker(ticks=ticks)
     plot.xaxis.major_label_overrides = {tick: str(tick % (columns + _BLOCK_GAP)) for tick in ticks}
@@ -499,7 +494,7 @@ def _die_plot(results: LotResults, order: list[int], view: CDSView) -> tuple[Any
     )  # fmt: skip
     plot.grid.visible = False
     _legend(plot, keys)
-    return plot, sources
+    return plot
 
 
 def _cells_of(results: LotResults, order: list[int], kind: CellClass, starts: NDArray[np.int64]) -> ColumnDataSource:
@@ -511,29 +506,24 @@ def _cells_of(results: LotResults, order: list[int], kind: CellClass, starts: ND
 
 
 def _label_lines(
-    plot: Any, results: LotResults, order: list[int], view: CDSView, starts: NDArray[np.int64]
-) -> ColumnDataSource:
+    plot: Any, results: LotResults, order: list[int], shown: GroupFilter, starts: NDArray[np.int64]
+) -> None:
     """Numbers of dead rows left of their block, of dead columns above it."""
-    found: dict[str, list[Any]] = {"die": [], "x": [], "y": [], "text": [], "angle": [], "align": []}
+    labels: list[tuple[Any, ...]] = []
     for die in order:
         dead = results.cell_class[die] == CellClass.DEAD_LINE
         for block, start in enumerate(starts):
             for first, last in _stretches(np.flatnonzero(dead[block].mean(axis=1) > 0.9)):
-                place = (start - 1.5, (first + last) / 2, _span("row", first, last), 0.0, "right")
-                _append(found, die, *place)
+                labels.append((die, start - 1.5, (first + last) / 2, _span("row", first, last), "right"))
             for first, last in _stretches(np.flatnonzero(dead[block].mean(axis=0) > 0.9)):
-                _append(found, die, start + (first + last) / 2, -1.5, _span("col", first, last), 0.0, "center")
-    source = ColumnDataSource(data=found)
+                labels.append((die, start + (first + last) / 2, -2.5, _span("col", first, last), "center"))
+    columns = zip(*labels, strict=True) if labels else ((),) * 5
+    names = ("die", "x", "y", "text", "align")
+    data: dict[str, Any] = {name: list(part) for name, part in zip(names, columns, strict=True)}
     plot.text(
-        "x", "y", text="text", angle="angle", text_align="align", text_baseline="middle", source=source, view=view,
-        text_font_size="11px", text_font=value(FONT), text_color=INK,
+        "x", "y", text="text", text_align="align", text_baseline="middle", source=ColumnDataSource(data=data),
+        view=CDSView(filter=shown), text_font_size="11px", text_font=value(FONT), text_color=INK,
     )  # fmt: skip
-    return source
-
-
-def _append(found: dict[str, list[Any]], *values: Any) -> None:
-    for key, item in zip(found, values, strict=True):
-        found[key].append(item)
 
 
 def _stretches(places: NDArray[np.int64]) -> list[tuple[int, int]]:

@@ -36,7 +36,7 @@ def lot_results(record: Record, protocol: str = "mtj-mnist") -> LotResults:
     NothingMeasuredError
         If no die was measured.
     """
-    measured = record.results(protocol, MEASURE)
+    measured = {die: r for die, r in record.results(protocol, MEASURE).items() if r[-1].attrs["verdict"] == "pass"}
     survey = record.results(protocol, SURVEY)
     if not measured or not survey:
         raise NothingMeasuredError(f"no die of {protocol} was measured in {record.folder}; run it first")
@@ -45,22 +45,21 @@ def lot_results(record: Record, protocol: str = "mtj-mnist") -> LotResults:
     kept = [i for i, name in enumerate(names) if name in measured]
     dies = [names[i] for i in kept]
     records = [DieRecord.from_dataset(measured[die][-1]) for die in dies]
-    computed = {what: _latest(record, protocol, what) for what in (SOFTWARE, MOVED, SENSITIVITY)}
+    software, moved = _latest(record, protocol, SOFTWARE), _latest(record, protocol, MOVED)
     classified = record.results(protocol, CLASSIFY)
-    moved, entries = computed[MOVED], _moved_entries(classified, dies)
     run = record.runs()[-1]
     return LotResults(
         dies=tuple(dies),
         sites=np.array([sites[i] for i in kept]),
-        software_correct=_software(computed[SOFTWARE], "unaware"),
-        trainings=_trainings(classified, dies, computed[SOFTWARE]),
+        software_correct=_software(software, "unaware"),
+        trainings=_trainings(classified, dies, software),
         moved_emulated=np.full((len(dies), len(dies)), np.nan) if moved is None else moved["error"].values,
-        moved_measured=tuple(entries),
-        sensitivity=_sensitivity(computed[SENSITIVITY]),
+        moved_measured=tuple(_moved_entries(classified, dies)),
+        sensitivity=_sensitivity(_latest(record, protocol, SENSITIVITY)),
         programming=_programming(record.results(protocol, PROGRAM)),
         time=_time(record, protocol),
         seed=int(run["provenance"]["seed"]),
-        data="" if computed[SOFTWARE] is None else str(computed[SOFTWARE].attrs["data"]),
+        data="" if software is None else str(software.attrs["data"]),
         assumed=_assumed(records[0]),
         provenance=_provenance(run, survey[""][-1]),
         halves=np.arange(len(dies)) % 2,

@@ -23,7 +23,14 @@ from analysis.table import counted, duration, percent, points, rows, title
 #: What the checks below the headline hold to be in order.
 AGREEMENT_LIMIT = 0.02
 EXTRA_FAILURES_LIMIT = 0.01
+WRITABLE_WRONG_LIMIT = 1e-3
 WORST_DIES = 5
+COUNTED = (
+    ("cells", "cells programmed"),
+    ("verified", "verified"),
+    ("gave_up", "given up"),
+    ("writable_wrong", "given up though not known as defective"),
+)
 
 
 @dataclass(frozen=True)
@@ -194,6 +201,11 @@ def _programmed(results: LotResults, numbers: dict[str, Any]) -> Check:
         return Check(what, "open", "no programming numbers")
     failed = 1 - part.get("verified", 0) / part["cells"]
     text = f"{percent(failed, 2)} of the programmed cells did not verify"
+    if part.get("writable_wrong") is not None:
+        verdict = "ok" if part["writable_wrong"] <= WRITABLE_WRONG_LIMIT * part["cells"] else "look"
+        return Check(
+            what, verdict, f"{text}; {counted(int(part['writable_wrong']), 'cell')} of them could have been written"
+        )
     if not results.defects.size or not results.cells_per_die:
         return Check(what, "open", text)
     hard = sum(results.defect_counts[key].mean() for key in DEFECTS if key in results.defect_counts and key != "weak")
@@ -298,7 +310,7 @@ def programming(numbers: dict[str, Any]) -> list[tuple[str, str]]:
     """Programming and time as pairs of name and value."""
     part, time = numbers["programming"], numbers["time"]
     found = []
-    for key, words in (("cells", "cells programmed"), ("verified", "verified"), ("gave_up", "given up")):
+    for key, words in COUNTED:
         if part.get(key) is not None:
             share = f" ({percent(part[key] / part['cells'], 2)})" if key != "cells" and part.get("cells") else ""
             found.append((words, f"{part[key]:,.0f}{share}"))

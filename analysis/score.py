@@ -71,7 +71,9 @@ def score(record: Record, truth_file: Path) -> list[DieScore]:
                 last = programmed[die][-1]["wanted"].values if die in programmed else None
                 scores.append(_score_die(die, names.index(die), truth, DieRecord.from_dataset(measured[-1]), last))
     if not scores:
-        raise TruthError(f"{truth_file} holds the dies {', '.join(names[:5])} ..., none of which the record has measured")
+        raise TruthError(
+            f"{truth_file} holds the dies {', '.join(names[:5])} ..., none of which the record has measured"
+        )
     return scores
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Unpack
 
 import numpy as np
@@ -87,15 +88,12 @@ class FramedBoard(Instrument):
         self._calibrations: dict[int, Calibration] = {}
         self._loaded: dict[int, tuple[int, int]] = {}  # bank -> vectors and lines this host has loaded
         try:
-            document = self._link.ask(Opcode.CAPS)
+            caps = parse_caps(self._link.ask(Opcode.CAPS), address)
         except BaseException:
             self._link.port.close()
             raise
-        try:
-            self._capabilities = capabilities(parse_caps(document, self.identify()), pulse_limit)
-        except BaseException:
-            self._link.port.close()
-            raise
+        self._capabilities = capabilities(caps, pulse_limit)
+        self.metadata["capabilities"] = asdict(self._capabilities)
         self._add_parameters()
 
     # -- who it is ---------------------------------------------------------------------------------------------------
@@ -143,10 +141,13 @@ class FramedBoard(Instrument):
             Conversions averaged per cell.
         """
         caps = self._capabilities
-        code = int(limits.read_codes(caps, voltage))
         chosen = limits.check_mask(caps, mask)
-        limits.check_averages(caps, averages)
-        head = _READ.pack(limits.check_kernel(caps, kernel), limits.check_range(caps, current_range), averages, code)
+        head = _READ.pack(
+            limits.check_kernel(caps, kernel),
+            limits.check_range(caps, current_range),
+            limits.check_averages(caps, averages),
+            int(limits.read_codes(caps, voltage)),
+        )
         if not chosen.any():
             return np.full(chosen.shape, np.nan)
         work = np.count_nonzero(chosen) * averages * CONVERSION_TIME
@@ -224,9 +225,9 @@ class FramedBoard(Instrument):
         caps = self._capabilities
         limits.check_bank(caps, bank)
         codes = limits.read_codes(caps, voltages)
-        if codes.ndim != 2 or not 1 <= codes.shape[1] <= max(caps.rows, caps.columns):
-            raise LimitError(f"vectors must be [n, lines] with at most {max(caps.rows, caps.columns)} lines; "
-                             f"these are {list(codes.shape)}")  # fmt: skip
+        widest = max(caps.rows, caps.columns)
+        if codes.ndim != 2 or not 1 <= codes.shape[1] <= widest:
+            raise LimitError(f"vectors must be [n, lines], at most {widest} lines; these are {list(codes.shape)}")
         total, lines = codes.shape
         if not 1 <= total <= caps.vectors_max:
             raise LimitError(f"{total} vectors are outside 1..{caps.vectors_max} (vectors_max)")
@@ -274,12 +275,17 @@ class FramedBoard(Instrument):
         senses = limits.check_lines("sensed", sensed, sides[1])
         total = self._batch(bank, len(drives), start, count)
         calibration = self._calibration(current_range)
-        limits.check_kernel(caps, kernel), limits.check_averages(caps, averages)
+        head = (
+            limits.check_kernel(caps, kernel),
+            _DIRECTIONS[direction],
+            current_range,
+            limits.check_averages(caps, averages),
+            bank,
+        )
         codes = np.empty((total, len(senses)), dtype=np.uint16)
         done = 0
         for first, size in _chunks(start, total, (LARGEST_PAYLOAD - 1 - _COUNT_WIDTH.size) // (2 * len(senses))):
-            head = (kernel, _DIRECTIONS[direction], current_range, averages, bank, first, size)
-            payload = _MULTIPLY.pack(*head, _line_bits(drives), _line_bits(senses))
+            payload = _MULTIPLY.pack(*head, first, size, _line_bits(drives), _line_bits(senses))
             work = self._timeout + size * averages * len(senses) * CONVERSION_TIME
             reply = self._link.ask(Opcode.MULTIPLY, payload, timeout=work)
             codes[done : done + size] = self._vector_codes(reply, size, len(senses))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import struct
+import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -64,6 +66,7 @@ class BoardLink:
         self.statistics = LinkStatistics()
         self._seq = 0
         self._identity: bytes | None = None
+        self._stopping = threading.Event()  # a thread in `stop` waits for the lock: whoever holds it gives up
         self._actions: int | None = None  # pulse frames executed since power-on, as far as this host knows
 
     def ask(self, opcode: Opcode, payload: bytes = b"", *, timeout: float | None = None) -> bytes:
@@ -83,7 +86,7 @@ class BoardLink:
                     return self._exchange(opcode, payload, timeout)
                 except (BoardError, LinkError) as error:
                     refused = isinstance(error, BoardError) and error.status != Status.BUSY
-                    if refused or attempt == ATTEMPTS:
+                    if refused or attempt == ATTEMPTS or self._stopping.is_set():
                         raise
                     _log.warning("%s: %s is repeated (attempt %d): %s", self.port.address, opcode.name, attempt, error)
                 self.statistics.repeated_requests += 1
@@ -144,11 +147,14 @@ class BoardLink:
             The board did not acknowledge.
         """
         if not self.port.lock.acquire(timeout=patience):
-            self.port.interrupt(encode(Frame(self._next_seq(), Opcode.ESTOP)))
+            self._stopping.set()
+            with suppress(LinkError):
+                self.port.interrupt(encode(Frame(self._next_seq(), Opcode.ESTOP)))
             self.port.close()  # the waiting thread fails at once and lets go of the lock
-            if not self.port.lock.acquire(timeout=patience):
+            if not self.port.lock.acquire(timeout=self.port.timeout + patience):
                 raise LinkError(_not_stopped(self.port.address, "another thread holds the connection"))
         try:
+            self._stopping.clear()
             self.ask(Opcode.ESTOP)
         except InstrumentError as error:
             raise LinkError(_not_stopped(self.port.address, str(error))) from error
@@ -159,6 +165,8 @@ class BoardLink:
         """Open the port again after an error, and see that the same board is at its end."""
         if self.port.usable and self._identity is not None:
             return
+        if self._stopping.is_set():
+            raise LinkError(f"{self.port.address} is being stopped.")
         if not self.port.usable:
             self.port.reopen()
         identity = self._exchange(Opcode.IDN, b"", None)

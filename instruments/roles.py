@@ -222,3 +222,11 @@ class ArrayTester(Protocol):
 
     def reset(self) -> None:
         """Let a tester work again that `safe` or its watchdog stopped; stored vectors are forgotten."""
+
+
+@runtime_checkable
+class Clock(Protocol):
+    """Tells how long a station has been at work, where that is not the time of the wall clock."""
+
+    def elapsed(self) -> float | None:
+        """Get the station time (s); None as long as the station has not written any."""

@@ -15,6 +15,8 @@ from instruments.wire import open_visa
 STOP_PATIENCE = 0.2
 """Seconds that `stop` waits for another thread's exchange before it is sent out of turn."""
 
+_GONE = (NO_HANDLER, UNKNOWN_COMMAND)  # 25.2 and later announce that the older names of stage commands will be removed
+
 
 class Sentio(Instrument):
     """An MPI probe station run by SENTIO; fills the role `Prober`.
@@ -97,8 +99,8 @@ class Sentio(Instrument):
 
     def die_sites(self) -> list[DieSite]:
         """The selected dies in route order."""
-        count = self._numbers(self._inquire("map:get_num_dies Selected"), 1)[0]
-        return [self._die_of_path(index) for index in range(count)]
+        (count, *_) = self._inquire("map:get_num_dies Selected", 1)
+        return [_site(self._inquire(f"map:path:get_die {index}", 2)) for index in range(int(count))]
 
     @property
     def last_die(self) -> bool:
@@ -136,8 +138,8 @@ class Sentio(Instrument):
 
     def where(self) -> DieSite | None:
         """The die under the needles by the prober's own index, or None off the route."""
-        sequence, column, row = self._numbers(self._inquire("map:die:get_current_index"), 3)
-        return None if sequence < 0 else DieSite(column, row)
+        sequence, site = self._index()
+        return None if sequence < 0 else site
 
     def set_bin(self, site: DieSite, bin_number: int) -> None:
         """Give a die a bin."""
@@ -165,7 +167,7 @@ class Sentio(Instrument):
             self.log.warning("no z state: %s", error)
             return ZState.UNKNOWN
         height, tolerance = self._height(), self._z_tolerance
-        if gap <= 2 * tolerance:
+        if contact <= 0 or gap <= 2 * tolerance:  # nothing was taught
             return ZState.UNKNOWN
         if height >= contact - tolerance:
             return ZState.CONTACT
@@ -173,18 +175,27 @@ class Sentio(Instrument):
 
     def chuck_temperature(self) -> float:
         """Chuck temperature in degrees Celsius."""
-        return self._decimals(self._inquire("status:get_chuck_temp"), 1)[0]
+        return self._inquire("status:get_chuck_temp", 1)[0]
 
     def stop(self) -> None:
-        """Stop all movement now, from any thread; a movement that another thread waits for is given up."""
+        """Stop all movement now, from any thread; a movement that another thread waits for is given up.
+
+        Raises
+        ------
+        LinkError
+            The prober did not hear it: its emergency stop must be pressed by hand.
+        """
         command = "stop_chuck_xyz"
-        if self._session.lock.acquire(timeout=STOP_PATIENCE):
-            try:
-                self._inquire(command)
-            finally:
-                self._session.lock.release()
-        else:
-            self._session.interrupt(command)
+        try:
+            if self._session.lock.acquire(timeout=STOP_PATIENCE):
+                try:
+                    self._inquire(command)
+                finally:
+                    self._session.lock.release()
+            else:
+                self._session.interrupt(command)
+        except LinkError as error:
+            raise LinkError(f"{self.name} DID NOT HEAR THE STOP ({error}). Press its emergency stop.") from error
 
     def close(self) -> None:
         """Close the connection; the chuck stays where it is."""
@@ -194,6 +205,11 @@ class Sentio(Instrument):
         super().close()
 
     # -- stepping ----------------------------------------------------------------------------------------------------
+
+    def _index(self) -> tuple[int, DieSite]:
+        """Place on the route (negative beside it) and die under the needles, by the prober's own index."""
+        sequence, *place = self._inquire("map:die:get_current_index", 3)
+        return int(sequence), _site(place)
 
     def _require_separated(self) -> None:
         state = self.z_state()
@@ -209,33 +225,31 @@ class Sentio(Instrument):
 
     def _noted(self, reply: Reply) -> DieSite:
         """The die that a step's reply names; keeps its last-die flag."""
-        column, row = self._numbers(reply, 2)[:2]
+        site = _site(self._numbers(reply, 2))
         self._last_die = reply.last_die
-        return DieSite(column, row)
+        return site
 
     def _arrived(self, planned: DieSite) -> DieSite:
         """`planned`, if the prober's index says the same after a step."""
-        site = self.where()
+        _, site = self._index()
         if site != planned:
             raise self._not_stepped(str(planned), site)
         return planned
 
-    def _not_stepped(self, planned: str, found: DieSite | None) -> ProberError:
-        where = "off its route" if found is None else f"at {found}"
+    def _not_stepped(self, planned: str, found: DieSite) -> ProberError:
         return ProberError(
-            f"{self.name} was sent to {planned} and reports success, but its die index says {where}. It may have "
+            f"{self.name} was sent to {planned} and reports success, but its die index says {found}. It may have "
             "lifted without stepping: nothing is safe to touch. Look at the wafer map on the prober (route, home die, "
             "selected dies), step by hand, then start again.",
             0,
         )
 
-    def _die_of_path(self, index: int) -> DieSite:
-        column, row = self._numbers(self._inquire(f"map:path:get_die {index}"), 2)
-        return DieSite(column, row)
-
     def _move_to_height(self, command: str, newer: str, wanted: ZState) -> None:
-        reply = self._move(command, accepted=(OK, NO_HANDLER, UNKNOWN_COMMAND))
-        if reply.error != OK:  # 25.2 and later announce that the older name will be removed
+        try:
+            self._move(command)
+        except ProberError as error:
+            if error.code not in _GONE:
+                raise
             self._move(newer)
         state = self.z_state()
         if state is not wanted:
@@ -247,15 +261,18 @@ class Sentio(Instrument):
 
     def _taught_heights(self) -> tuple[float, float]:
         """Contact height and separation gap of the wafer site (m)."""
-        contact, gap = self._decimals(self._inquire("get_chuck_site_heights Wafer"), 2)[:2]
+        contact, gap, *_ = self._inquire("get_chuck_site_heights Wafer", 2)
         return contact * 1e-6, gap * 1e-6
 
     def _height(self) -> float:
         """Chuck height above the axis zero (m)."""
-        reply = self._inquire("get_chuck_z Zero", accepted=(OK, NO_HANDLER, UNKNOWN_COMMAND))
-        if reply.error != OK:
-            reply = self._inquire("chuck:get_z Zero")
-        return self._decimals(reply, 1)[0] * 1e-6
+        try:
+            height, *_ = self._inquire("get_chuck_z Zero", 1)
+        except ProberError as error:
+            if error.code not in _GONE:
+                raise
+            height, *_ = self._inquire("chuck:get_z Zero", 1)
+        return height * 1e-6
 
     # -- the wire ----------------------------------------------------------------------------------------------------
 
@@ -270,19 +287,22 @@ class Sentio(Instrument):
             )
         return found.group(1)
 
-    def _inquire(self, command: str, accepted: tuple[int, ...] = (OK,)) -> Reply:
-        """Ask what may be asked twice: after a lost reply, once more over a new connection."""
+    def _inquire(self, command: str, least: int = 0) -> list[float]:
+        """Leading numbers of the answer, at least so many, to what may be asked twice.
+
+        A question whose answer is lost or unreadable is asked once more, over a new connection.
+        """
         try:
-            return self._command(command, None, accepted)
+            return self._numbers(self._command(command, None), least)
         except LinkError as error:
             self.log.warning("asking %r again: %s", command, error)
-            return self._command(command, None, accepted)
+            return self._numbers(self._command(command, None), least)
 
     def _move(self, command: str, accepted: tuple[int, ...] = (OK,)) -> Reply:
         """Command a movement, once."""
         return self._command(command, self._move_timeout, accepted)
 
-    def _command(self, command: str, timeout: float | None, accepted: tuple[int, ...]) -> Reply:
+    def _command(self, command: str, timeout: float | None, accepted: tuple[int, ...] = (OK,)) -> Reply:
         with self._session.lock:
             if not self._session.usable:
                 self._session.reopen()
@@ -300,20 +320,20 @@ class Sentio(Instrument):
             self._session.condemn(f"unreadable reply to {command!r}")
             raise LinkError(f"{self._session.address}: unreadable reply to {command!r}: {error}") from error
 
-    def _numbers(self, reply: Reply, least: int) -> list[int]:
-        return [int(each) for each in self._fields(reply, least, r"[+-]?\d+")]
-
-    def _decimals(self, reply: Reply, least: int) -> list[float]:
-        return [float(each) for each in self._fields(reply, least, r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")]
-
-    def _fields(self, reply: Reply, least: int, pattern: str) -> list[str]:
-        """Leading fields of a reply that match `pattern`; at least so many."""
-        fields = []
+    def _numbers(self, reply: Reply, least: int) -> list[float]:
+        """Leading numbers of a reply, at least so many."""
+        numbers = []
         for each in reply.text.split(","):
-            if not re.fullmatch(pattern, each.strip()):
+            try:
+                numbers.append(float(each))
+            except ValueError:
                 break
-            fields.append(each.strip())
-        if len(fields) < least:
+        if len(numbers) < least:
             self._session.condemn("unreadable reply")
             raise LinkError(f"{self._session.address}: {reply.text!r} does not begin with {least} numbers")
-        return fields
+        return numbers
+
+
+def _site(place: list[float]) -> DieSite:
+    """Die of the leading column and row of a reply."""
+    return DieSite(int(place[0]), int(place[1]))

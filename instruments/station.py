@@ -25,10 +25,13 @@ from qcodes.instrument import Instrument
 from qcodes.station import Station as QcodesStation
 
 import instruments
-from instruments.roles import ArrayTester, InstrumentError, Prober
+from instruments.roles import ArrayTester, Clock, InstrumentError, Prober
 
-ROLES: dict[str, type] = {"prober": Prober, "array": ArrayTester}
+NEEDED: dict[str, type] = {"prober": Prober, "array": ArrayTester}
 """The roles that a station must fill, by the name that the instrument carries in the file."""
+
+ROLES: dict[str, type] = NEEDED | {"clock": Clock}
+"""All roles that go by a name."""
 
 _log = logging.getLogger(__name__)
 
@@ -76,6 +79,11 @@ class Station(QcodesStation):
     def array(self) -> ArrayTester:
         """The instrument that reads and pulses the array."""
         return cast(ArrayTester, self.components["array"])
+
+    def elapsed(self) -> float | None:
+        """Station time (s) by the instrument called ``clock``; None where there is none."""
+        clock = self.components.get("clock")
+        return cast(Clock, clock).elapsed() if clock is not None else None
 
     def safe(self) -> None:
         """Ground every source, then lift the needles off; each is tried, whatever became of the others.
@@ -164,7 +172,9 @@ def load_station(path: str | os.PathLike[str]) -> Station:
     return station
 
 
-def write_station(path: str | os.PathLike[str], prober_address: str, array_address: str) -> Path:
+def write_station(
+    path: str | os.PathLike[str], prober_address: str, array_address: str, *, clock: Path | None = None
+) -> Path:
     """Write the station file of a SENTIO prober and a framed board.
 
     Parameters
@@ -175,6 +185,8 @@ def write_station(path: str | os.PathLike[str], prober_address: str, array_addre
         VISA resource, e.g. ``TCPIP::127.0.0.1::35555::SOCKET``.
     array_address
         Serial port or ``socket://host:port``.
+    clock
+        File in which the station keeps its own time, if it does.
     """
     path = Path(path)
     content = {
@@ -183,6 +195,8 @@ def write_station(path: str | os.PathLike[str], prober_address: str, array_addre
             "array": {"type": "instruments.board.FramedBoard", "address": array_address},
         }
     }
+    if clock is not None:
+        content["instruments"]["clock"] = {"type": "instruments.clock.FileClock", "address": str(clock)}
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return path
 
@@ -201,10 +215,10 @@ def _check(path: Path) -> dict[str, dict[str, Any]]:
         file = StationFile.model_validate(_read(path))
     except ValidationError as error:
         raise StationFileError(_explain(path, error, "", _model_of_depth)) from error
-    missing = [role for role in ROLES if role not in file.instruments]
+    missing = [role for role in NEEDED if role not in file.instruments]
     if missing:
         raise StationFileError(
-            f"{path}: instruments: nothing is called {' or '.join(missing)}; a station needs {' and '.join(ROLES)}, "
+            f"{path}: instruments: nothing is called {' or '.join(missing)}; a station needs {' and '.join(NEEDED)}, "
             f"this file has {', '.join(file.instruments) or 'none'}"
         )
     return {name: _check_instrument(path, name, entry) for name, entry in file.instruments.items()}
@@ -280,7 +294,7 @@ def _settings_model(driver: type[Instrument]) -> type[BaseModel]:
             continue
         if each.kind is each.VAR_KEYWORD:
             named = typing.get_args(hints.get(each.name))
-            if named and typing.is_typeddict(named[0]):
+            if named and hasattr(named[0], "__required_keys__"):  # a TypedDict, of whichever module
                 fields |= dict.fromkeys(named[0].__annotations__, (Any, None))
             else:
                 extra = "allow"

@@ -26,6 +26,8 @@ from instruments.roles import LinkError
 LARGEST_MESSAGE = 1 << 20
 """Bytes without a terminator after which the other side is taken to be out of step."""
 
+_SLICE = 0.25  # s; on Windows neither Ctrl-C nor another thread's `interrupt` gets through a longer wait
+
 _NOBODY = (
     "Nothing has answered there yet. Is the instrument on (for a simulated one: is `xbar sim` running), "
     "is the address in the station file right, and is no other program connected? Most instruments take one client."
@@ -148,6 +150,15 @@ class Session:
                 hint = _LOST if self._answered else _NOBODY
                 raise LinkError(f"{self.address}: {self._fault}. {hint}") from error
             raise
+        if self._fault is not None:  # another thread has interrupted: what came may be the answer to that
+            raise LinkError(f"{self.address}: {doing} was given up: {self._fault}.")
+
+    @contextmanager
+    def _out_of_turn(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            raise LinkError(f"{self.address}: nothing could be sent out of turn: {error}") from error
 
 
 class VisaSession(Session):
@@ -186,7 +197,7 @@ class VisaSession(Session):
     def interrupt(self, text: str) -> None:
         """Send one line out of turn, while another thread may wait for a reply; the session is over afterwards."""
         self.condemn(f"interrupted by {text!r}")
-        with suppress(Exception):
+        with self._out_of_turn():
             self._send(text)
 
     def _send(self, text: str) -> None:
@@ -256,18 +267,21 @@ class PortSession(Session):
     def interrupt(self, data: bytes) -> None:
         """Send bytes out of turn, while another thread may wait for a reply; the session is over afterwards."""
         self.condemn("interrupted")
-        with suppress(Exception):
+        with self._out_of_turn():
             self._live().write(data)
 
     def _arriving(self, deadline: float) -> bytes:
         """Whatever has arrived, at least one byte; pyserial's own `read_until` takes one call per byte."""
         port = self._live()
-        if self._fault is not None:
-            raise ConnectionError(self._fault)
-        port.timeout = max(0.0, deadline - time.monotonic())
-        first = port.read(1)
-        if not first:
-            raise TimeoutError("no complete reply in time")
+        first = b""
+        while not first:
+            left = deadline - time.monotonic()
+            if self._fault is not None:
+                raise ConnectionError(self._fault)
+            if left <= 0:
+                raise TimeoutError("no complete reply in time")
+            port.timeout = min(left, _SLICE)
+            first = port.read(1)
         port.timeout = 0
         rest: bytes = port.read(65536)
         return first + rest

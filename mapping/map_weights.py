@@ -21,6 +21,7 @@ def map_weights(
     binarise: bool = False,
     *,
     order: Sequence[str] = (),
+    rows_per_multiply: int | None = None,
     pulse: PulseSettings | None = None,
     verify: VerifyRule | None = None,
     times: StationTimes | None = None,
@@ -38,6 +39,8 @@ def map_weights(
         How often each layer is written; once by default.
     die : DieRecord, optional
         A measured die: its defects are avoided where there is room, and never pulsed.
+    rows_per_multiply : int, optional
+        At most so many rows are driven at a time, see `mapping.placement.LayerPlacement.in_groups_of`.
     pulse, verify, times
         See `mapping.schedule.WriteSchedule`.
 
@@ -48,7 +51,7 @@ def map_weights(
     """
     layers = layers_from(load_weights(weights_path), coding, binarise=binarise, order=order)
     shapes = [(layer.weights.shape[1], layer.weights.shape[0]) for layer in layers]
-    placement = place(shapes, geometry, copies, avoid=die)
+    placement = place(shapes, geometry, copies, avoid=die, rows_per_multiply=[rows_per_multiply] * len(shapes))
     provenance = {
         "source": Path(weights_path).name,
         "sha256": file_digest(weights_path),

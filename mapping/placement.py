@@ -110,6 +110,28 @@ class LayerPlacement:
         members = np.flatnonzero(self.input_group == group)
         return members[np.argsort(self.input_row[members], kind="stable")]
 
+    def in_groups_of(self, rows: int) -> LayerPlacement:
+        """The same cells driven at most `rows` rows at a time: every group is cut into equal parts.
+
+        More multiplies, but a partial sum over few inputs shows a defect that one over many hides.
+
+        Raises
+        ------
+        ValueError
+            If `rows` is less than 1.
+        """
+        if rows < 1:
+            raise ValueError(f"at least one row is driven at a time, not {rows}")
+        group, row = np.empty_like(self.input_group), np.empty_like(self.input_row)
+        first = 0
+        for number in range(self.groups):
+            members = self.inputs_of(number)
+            parts = np.array_split(members, -(-members.size // rows))
+            for part in parts:
+                group[part], row[part] = first, np.arange(part.size)
+                first += 1
+        return LayerPlacement(self.geometry, group, row, self.cells)
+
     @cached_property
     def tiles(self) -> tuple[Tile, ...]:
         """All tiles, by copy, group and kernel."""
@@ -165,6 +187,7 @@ def place(
     copies: Sequence[int] | None = None,
     avoid: DieRecord | None = None,
     input_groups: Sequence[NDArray[np.int64] | None] | None = None,
+    rows_per_multiply: Sequence[int | None] | None = None,
 ) -> Placement:
     """Place the layers of a network on a die.
 
@@ -185,6 +208,8 @@ def place(
     input_groups : sequence of int ``[n_in]`` or None, optional
         Group of every input, per layer. By default input i is in group ``i % groups``, with as few groups as possible:
         groups are balanced, and neighbouring inputs (pixels), which tend to be large together, load different groups.
+    rows_per_multiply : sequence of int or None, optional
+        At most so many rows are driven at a time, per layer, see `LayerPlacement.in_groups_of`; None: all of a group.
 
     Raises
     ------
@@ -217,7 +242,11 @@ def place(
                 flat = _flat_cells(geometry, column_order[bins], start, row_order, stream.height)
                 cells[:, inputs] = flat.reshape(stream.height, copies[number], n_out, 2).swapaxes(0, 1)
         layers.append(LayerPlacement(geometry, group, row, cells))
-    return Placement(geometry, tuple(layers))
+    at_once = rows_per_multiply or [None] * len(shapes)
+    if len(at_once) != len(shapes):
+        raise ValueError(f"{len(shapes)} layers but {len(at_once)} numbers of rows per multiply")
+    cut = (layer if rows is None else layer.in_groups_of(rows) for layer, rows in zip(layers, at_once, strict=True))
+    return Placement(geometry, tuple(cut))
 
 
 def most_copies(

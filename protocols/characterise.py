@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from analysis.record import Pulse
-from mapping.classify_cells import classify
+from mapping.classify_cells import NotSwitchingError, classify
 from mapping.coding import AP, P
 from mapping.die_record import CellClass, DieRecord
 from mapping.geometry import ArrayGeometry
@@ -54,7 +54,8 @@ def measure_states(
     """Write all P, read, write all AP, read; classify cells and lines.
 
     Cells that did not switch get `retries` more chances, so that a write error is not taken for a stuck cell. Returns
-    the die record as a dataset, with the die's fingerprint. Verdict ``fail`` if fewer than half of the cells are good.
+    the die record as a dataset, with the die's fingerprint. Verdict ``fail`` if fewer than half of the cells are good;
+    a die that does not switch at all has no record, only its reads and the reason.
     """
     geometry = geometry_of(bench)
     everything = np.ones(geometry.shape, bool)
@@ -69,19 +70,40 @@ def measure_states(
         again_ap = _write_and_read(bench, still, AP, pulse, retry + 1, v_read, averages)
         better = still & (again_p - again_ap > difference)
         g_p, g_ap = np.where(better, again_p, g_p), np.where(better, again_ap, g_ap)
-    cell_class, line_faults = classify(g_p, g_ap, geometry)
+    return _die_record(bench, die, g_p, g_ap, bias_p, bias_ap, v_read, averages)
+
+
+def _die_record(
+    bench: Bench,
+    die: Die,
+    g_p: np.ndarray,
+    g_ap: np.ndarray,
+    bias_p: np.ndarray,
+    bias_ap: np.ndarray,
+    v_read: float,
+    averages: int,
+) -> xr.Dataset:
+    """Classify what was measured; a die that does not switch at all is a failed die, not an error of the run."""
+    geometry = geometry_of(bench)
+    try:
+        cell_class, line_faults = classify(g_p, g_ap, geometry)
+    except NotSwitchingError as error:
+        dims = ("kernel", "row", "column")
+        reads = {"g_p": (dims, _finite(g_p), {"units": "S"}), "g_ap": (dims, _finite(g_ap), {"units": "S"})}
+        return xr.Dataset(reads, attrs={"verdict": "fail", "reason": str(error)})
+    good = cell_class == CellClass.GOOD
     conditions = {
         "v_read": v_read,
         "averages": averages,
         "chuck_temperature": bench.prober.chuck_temperature(),
         "instrument": bench.array.identify(),
         "calibration": bench.array.calibration_id(0),
+        "curvature_p": _curvature(bias_p, good),
+        "curvature_ap": _curvature(bias_ap, good),
     }
-    good_cells = cell_class == CellClass.GOOD
-    conditions |= {"curvature_p": _curvature(bias_p, good_cells), "curvature_ap": _curvature(bias_ap, good_cells)}
     record = DieRecord(die.name, geometry, _finite(g_p), _finite(g_ap), cell_class, line_faults, conditions)
     result = xr.merge([record.to_dataset(), fingerprint(record)], combine_attrs="no_conflicts")
-    result.attrs["verdict"] = "pass" if good_cells.mean() > 0.5 else "fail"
+    result.attrs["verdict"] = "pass" if good.mean() > 0.5 else "fail"
     return result
 
 

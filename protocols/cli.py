@@ -54,6 +54,100 @@ def run(
     run_and_show(function, name, parameters, folder, station, lot, seed, dies, json)
 
 
+@app.command()
+def sim(
+    station: Annotated[str, typer.Argument(help="A simulated station: a station file, or the name of a lot (mtj).")],
+    seed: Annotated[int | None, typer.Option(help="Seed of the lot, instead of the file's.", min=0)] = None,
+    truth: Annotated[Path | None, typer.Option(help="File for what the dies really are, for xbar score.")] = None,
+    log: Annotated[Path | None, typer.Option(help="File for everything that physically happened.")] = None,
+    state: Annotated[Path | None, typer.Option(help="Folder in which the dies keep their states.")] = None,
+    realtime: Annotated[bool, typer.Option(help="Take the time that hardware would.")] = False,
+    write: Annotated[Path, typer.Option(help="Station file to write for the clients.")] = Path("station.yaml"),
+) -> None:
+    """Serve a simulated station on loopback ports until Ctrl-C; any client of its instruments may connect."""
+    from protocols.serve import serve
+
+    serve(station, write, seed=seed, truth=truth, log=log, state=state, realtime=realtime)
+
+
+@app.command(name="map")
+def map_(
+    weights: Annotated[Path, typer.Argument(help="State dict: .safetensors, .pt (weights only) or .npz")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Schedule file to write.")],
+    geometry: Annotated[str, typer.Option(help="Kind of die: a name (mtj-20k) or a geometry file.")] = "mtj-20k",
+    coding: Annotated[str, typer.Option(help="binary or ternary")] = "binary",
+    binarise: Annotated[bool, typer.Option(help="Turn real weights into binary or ternary ones.")] = False,
+    copies: Annotated[list[int] | None, typer.Option(help="How often each layer is written (once per layer).")] = None,
+    rows: Annotated[int | None, typer.Option(help="Rows driven at once; fewer see defects better.", min=1)] = None,
+    die: Annotated[Path | None, typer.Option(help="Lot folder and die as FOLDER:DIE, to avoid its defects.")] = None,
+) -> None:
+    """Place trained weights on a die and write the schedule that programs them."""
+    from protocols.map_command import map_to_file
+
+    map_to_file(weights, output, geometry, coding, binarise, copies, rows, die)
+
+
+@app.command()
+def program(
+    schedule: Annotated[Path, typer.Argument(help="Schedule file made by xbar map.")],
+    station: StationFile = None,
+    lot: LotName = "mtj",
+    dies: Annotated[int | None, typer.Option(help="Only the first so many dies of the route.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the simulated lot.", min=0)] = 0,
+    out: Out = None,
+) -> None:
+    """Program a schedule onto the dies of a station by write-verify, and say what came out."""
+    from protocols.program_lot import program_lot
+    from protocols.show import run_and_show
+
+    folder = out or Path("runs") / f"program-{time.strftime('%Y%m%d-%H%M%S')}"
+    run_and_show(program_lot, "program", {"schedule": schedule}, folder, station, lot, seed, dies, None)
+
+
+@app.command()
+def simulate(
+    what: Annotated[str, typer.Argument(help="mtj-lots: methods over defect rate, short and selector resistance")],
+    out: Out = None,
+    seeds: Annotated[int, typer.Option(help="Training seeds to average over.", min=1)] = 1,
+    dies: Annotated[int, typer.Option(help="Dies drawn at every point.", min=2)] = 36,
+    epochs: Annotated[
+        int | None, typer.Option(help="Epochs of training; the protocol's own number if left out.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="First seed.", min=0)] = 0,
+    lot: LotName = "mtj",
+) -> None:
+    """Compare methods over many lots from die records, without the wire."""
+    from protocols.simulate import simulate_lots
+
+    if what != "mtj-lots":
+        raise typer.BadParameter(f"there is mtj-lots, not {what!r}")
+    folder = out or Path("runs") / f"mtj-lots-{time.strftime('%Y%m%d-%H%M%S')}"
+    simulate_lots(folder, lot=lot, seeds=range(seed, seed + seeds), dies=dies, epochs=epochs)
+
+
+@app.command()
+def score(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    truth: Annotated[Path, typer.Argument(help="Truth file that xbar sim --truth wrote.")],
+    json: Annotated[Path | None, typer.Option(help="Also write the numbers as JSON.")] = None,
+) -> None:
+    """Compare what a run found and programmed with what the simulated dies really are."""
+    from protocols.show import show_score
+
+    show_score(folder, truth, json)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    json: Annotated[Path | None, typer.Option(help="Also write the numbers as JSON.")] = None,
+) -> None:
+    """Make table and report of a run again from its record, finished or not."""
+    from protocols.show import show_record
+
+    show_record(folder, json)
+
+
 def _assignments(items: list[str]) -> dict[str, str]:
     """``["a=1", "b=100mV"]`` as a dict."""
     pairs = [item.partition("=") for item in items]

@@ -101,7 +101,7 @@ class _StationOpener:
 
         path = self._station or self._stack.enter_context(simulated_station(self._lot, self._seed, self._out))
         station = self._stack.enter_context(load_station(path))
-        self._clock = station.clock
+        self._clock = station.elapsed
         self._record.event(run, "station", f"connected by {path}", station=Path(path).read_text(encoding="utf-8"))
         report = self.progress.progress if self.progress else (lambda text, share: None)
         return Bench(station.prober, station.array, self._record, run, report=report)

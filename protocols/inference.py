@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.digest import array_digest
 from mapping.die_record import CellClass, DieRecord
 from mapping.placement import LayerPlacement, Placement, Read
 from protocols.bench import Bench
 
 FloatArray = NDArray[np.float64]
+
+#: The bank of the board's memory that vectors go to; one is enough, as all multiplies of a group follow each other.
+BANK = 0
 
 
 class ArrayMultiplier:
@@ -28,24 +30,26 @@ class ArrayMultiplier:
         good = die_record.cell_class == CellClass.GOOD
         self.dg = float(np.median((die_record.g_p - die_record.g_ap)[good]))
         self._mean = float(np.median((die_record.g_p + die_record.g_ap)[good])) / 2
-        self._loaded: dict[int, str] = {}
 
     def __call__(self, layer: int, x: FloatArray) -> FloatArray:
-        """Partial sums of one layer for a batch of inputs."""
+        """Partial sums of one layer for a batch of inputs; the vectors of each input group are sent once."""
         place = self._placement.layers[layer]
-        banks = self._load(layer, place, x)
         current_range, full_scale = self._range(place, x)
         lines = np.zeros((len(x), place.copies, place.groups, 2 * place.n_out))
-        for number, read in enumerate(place.reads):
+        loaded = -1
+        for number, read in enumerate(place.reads):  # in the order of groups
             self._bench.report(f"multiply, layer {layer + 1}", number / len(place.reads))
-            currents = self._multiply(read, banks[read.group], len(x), current_range)
+            if read.group != loaded:
+                self._bench.array.load_vectors(BANK, x[:, place.inputs_of(read.group)] * self.v_read)
+                loaded = read.group
+            currents = self._multiply(read, len(x), current_range)
             lines[:, read.copies, read.group, read.lines] = np.clip(currents, -full_scale, full_scale)
         return (lines[..., 0::2] - lines[..., 1::2]) / (self.v_read * self.dg)
 
-    def _multiply(self, read: Read, bank: int, count: int, current_range: int) -> FloatArray:
+    def _multiply(self, read: Read, count: int, current_range: int) -> FloatArray:
         return self._bench.array.multiply(
             read.kernel,
-            bank,
+            BANK,
             direction="backward",
             driven=read.row_mask,
             sensed=read.column_mask,
@@ -53,21 +57,6 @@ class ArrayMultiplier:
             current_range=current_range,
             averages=self._averages,
         )
-
-    def _load(self, layer: int, place: LayerPlacement, x: FloatArray) -> list[int]:
-        """Put the vectors of every input group into a bank of its own; what is there already is not sent again."""
-        first = sum(before.groups for before in self._placement.layers[:layer])
-        banks = [first + group for group in range(place.groups)]
-        available = self._bench.array.capabilities().banks
-        if banks[-1] >= available:
-            raise ValueError(f"the network needs {banks[-1] + 1} banks of vectors, the board has {available}")
-        for group, bank in enumerate(banks):
-            voltages = np.ascontiguousarray(x[:, place.inputs_of(group)]) * self.v_read
-            key = array_digest(voltages)
-            if self._loaded.get(bank) != key:
-                self._bench.array.load_vectors(bank, voltages)
-                self._loaded[bank] = key
-        return banks
 
     def _range(self, place: LayerPlacement, x: FloatArray) -> tuple[int, float]:
         """The smallest range that no healthy line can saturate whatever its weights are, or the largest there is."""

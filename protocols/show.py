@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
+from analysis.record import Record
 from analysis.results import LotResults
 from protocols.execute import Outcome, execute
 from protocols.run import RunSettings
@@ -28,9 +31,7 @@ def run_and_show(
     """Run a protocol; print its table, write its report and, if wanted, its numbers as JSON."""
     console = Console(stderr=False)
     settings = RunSettings(seed, dies)
-    outcome = execute(
-        function, name, parameters, out=out, station=station, lot=lot, settings=settings, console=console
-    )
+    outcome = execute(function, name, parameters, out=out, station=station, lot=lot, settings=settings, console=console)
     value = outcome.value
     if isinstance(value, LotResults):
         show_lot(console, value, out, json_path)
@@ -51,6 +52,33 @@ def show_lot(console: Console, results: LotResults, out: Path, json_path: Path |
     if json_path is not None:
         json_path.write_text(json.dumps(summary(results), indent=2) + "\n", encoding="utf-8")
     console.print(f"report: {report.resolve()}", soft_wrap=True, highlight=False)
+
+
+def show_record(folder: Path, json_path: Path | None) -> None:
+    """Table, report and JSON of a run from its record."""
+    from analysis.lot_results import lot_results
+
+    with Record.open(folder, create=False) as record:
+        show_lot(Console(), lot_results(record), folder, json_path)
+
+
+def show_score(folder: Path, truth: Path, json_path: Path | None) -> None:
+    """Print how a record compares with the truth, die by die and in total."""
+    from analysis.score import score, totals
+
+    with Record.open(folder, create=False) as record:
+        scores = score(record, truth)
+    table = Table("die", "cells in state", "hard defects", "found", "right", "lines", "found", "right")
+    for s in scores:
+        counts = (s.defects_true, s.defects_found, s.defects_right, s.lines_true, s.lines_found, s.lines_right)
+        table.add_row(s.die, f"{s.in_state} of {s.healthy}", *map(str, counts))
+    console = Console()
+    console.print(table)
+    whole = totals(scores)
+    for name, value in whole.items():
+        console.print(f"{name.replace('_', ' '):18} {value:.5g}", highlight=False)
+    if json_path is not None:
+        json_path.write_text(json.dumps(whole | {"per_die": [asdict(s) for s in scores]}, indent=2) + "\n", "utf-8")
 
 
 def _say_how_to_go_on(console: Console, outcome: Outcome) -> None:

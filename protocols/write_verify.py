@@ -36,7 +36,7 @@ def program(bench: Bench, die: Die, *, schedule: WriteSchedule, die_record: DieR
     states = read_states(bench, schedule, thresholds, wanted)
     for attempt in range(schedule.pulse.attempts_max):
         wrong = wanted & (states != schedule.states) & ~broken & (dose + pulses < schedule.pulse.dose_limit)
-        bench.report("write-verify", 1 - np.count_nonzero(wrong) / max(1, np.count_nonzero(wanted)))
+        bench.report("write-verify", 1.0 - float(wrong.sum() / max(1, wanted.sum())))
         if not wrong.any():
             break
         bench.array.fire(
@@ -82,4 +82,6 @@ def _outcome(
     }
     dims = ("kernel", "row", "column")
     states = np.where(wanted, states, DONT_CARE).astype(np.int8)
-    return xr.Dataset({"wanted": (dims, schedule.states), "states": (dims, states), "pulses": (dims, pulses)}, attrs=attrs)
+    return xr.Dataset(
+        {"wanted": (dims, schedule.states), "states": (dims, states), "pulses": (dims, pulses)}, attrs=attrs
+    )

@@ -16,9 +16,9 @@ from sim_backends import frames
 from sim_backends.array.die import stream
 from sim_backends.array.lines import Direction
 from sim_backends.array.mtj import BoolArray, FloatArray
-from sim_backends.array.quantity import Second, Specification
-from sim_backends.array.readout import Readout, ReadoutSpec
+from sim_backends.array.readout import Readout
 from sim_backends.bench import Bench
+from sim_backends.board_requests import BoardSpec, Limits, Refusal, Status, set_bits, split, unpack
 from sim_backends.clock import Timing
 from sim_backends.frames import Frame
 from sim_backends.physical_log import mask_digest
@@ -30,21 +30,6 @@ _PULSE = struct.Struct("<BhIH")
 _PULSE_READ = struct.Struct("<BhIHBHh")
 _MULTIPLY = struct.Struct("<BBBHBHHII")
 _LOAD = struct.Struct("<BHHB")
-
-
-class Status(IntEnum):
-    """First byte of a reply."""
-
-    OK = 0
-    BAD_CRC = 1
-    BAD_ARG = 2
-    BUSY = 3
-    OVER_RANGE = 4
-    INTERLOCK = 5
-    WATCHDOG = 6
-    NOT_CALIBRATED = 7
-    UNKNOWN_OPCODE = 8
-    BAD_VERSION = 9
 
 
 class Opcode(IntEnum):
@@ -69,30 +54,6 @@ _ACTING = {Opcode.LOAD_VECTORS, Opcode.READ, Opcode.PULSE, Opcode.PULSE_READ, Op
 _REFUSED_WHEN_LATCHED = _ACTING | {Opcode.HEARTBEAT}  # a host that only sends heartbeats must learn of the latch
 
 
-class BoardSpec(Specification):
-    """A board: its identity, limits and converters. All values are assumed."""
-
-    identity: str = "xbarlab,virtual array board,VB0001,1.0"
-    width_min: Second = 20e-9
-    width_max: Second = 1e-3
-    width_step: Second = 10e-9
-    count_max: int = 1000
-    averages_max: int = 256
-    banks: int = 16
-    vectors_max: int = 4096
-    self_test: Second = 0.0
-    """After power-on the board answers busy for so long (wall time)."""
-    readout: ReadoutSpec = ReadoutSpec()
-
-
-class Refusal(Exception):
-    """A request is answered with a status other than ok."""
-
-    def __init__(self, status: Status, text: str) -> None:
-        super().__init__(text)
-        self.status = status
-
-
 @dataclass
 class _Bank:
     """Vectors of one bank: voltages ``[vectors_max, n]`` and which have been written."""
@@ -115,6 +76,7 @@ class Board:
     def __init__(self, bench: Bench, spec: BoardSpec, timing: Timing) -> None:
         self._bench, self._spec, self._timing = bench, spec, timing
         self._topology = bench.lot.topology
+        self._limits = Limits(spec, self._topology)
         lines = max(self._topology.rows, self._topology.columns)
         self._readout = Readout.draw(spec.readout, lines, stream(bench.seed, _READOUT_ERRORS))
         self._handlers: dict[int, Callable[[bytes], bytes]] = {
@@ -176,6 +138,7 @@ class Board:
         if self._latch is None:
             self._latch = Status.WATCHDOG
         self._bench.set_outputs("hard_ground", "watchdog")
+        self._bench.log.flush()
 
     def _answer(self, encoded: bytes) -> bytes:
         deadline = self.deadline()
@@ -216,48 +179,16 @@ class Board:
     # -- identity and state --------------------------------------------------------------------------------------
 
     def _idn(self, payload: bytes) -> bytes:
-        _unpack(None, payload)
+        unpack(None, payload)
         return self._spec.identity.encode()
 
     def _caps(self, payload: bytes) -> bytes:
-        _unpack(None, payload)
-        return json.dumps(self._capabilities()).encode()
-
-    def _capabilities(self) -> dict[str, object]:
-        spec, readout, topology = self._spec, self._spec.readout, self._topology
-        return {
-            "protocol": frames.VERSION,
-            "rows": topology.rows,
-            "columns": topology.columns,
-            "kernels": topology.kernels,
-            "topology": {
-                "blocks": topology.blocks,
-                "block_rows": topology.block_rows,
-                "block_columns": topology.block_columns,
-                "kernel_block": topology.kernel_block.tolist(),
-                "kernel_row": topology.kernel_row.tolist(),
-                "kernel_column": topology.kernel_column.tolist(),
-            },
-            "dac_lsb": readout.dac_lsb,
-            "v_min": readout.v_min,
-            "v_max": readout.v_max,
-            "v_read_max": readout.v_read_max,
-            "adc_bits": readout.adc_bits,
-            "ranges": [{"index": i, "full_scale": full} for i, full in enumerate(readout.full_scales)],
-            "width_min": spec.width_min,
-            "width_max": spec.width_max,
-            "width_step": spec.width_step,
-            "count_max": spec.count_max,
-            "averages_max": spec.averages_max,
-            "banks": spec.banks,
-            "vectors_max": spec.vectors_max,
-            "cell": "2T1R",
-            "heartbeat": True,
-        }
+        unpack(None, payload)
+        return json.dumps(self._limits.capabilities()).encode()
 
     def _cal_read(self, payload: bytes) -> bytes:
-        (current_range,) = _unpack(struct.Struct("<B"), payload)
-        self._check_range(current_range)
+        (current_range,) = unpack(struct.Struct("<B"), payload)
+        self._limits.check_range(current_range)
         if current_range in self._spec.readout.uncalibrated_ranges:
             raise Refusal(Status.NOT_CALIBRATED, f"range {current_range} has no calibration")
         serial = self._spec.identity.split(",")[2]
@@ -267,7 +198,7 @@ class Board:
         return name + struct.pack("<H", gain.size) + gain.tobytes() + offset.tobytes()
 
     def _idle(self, payload: bytes) -> bytes:
-        (mode,) = _unpack(struct.Struct("<B"), payload)
+        (mode,) = unpack(struct.Struct("<B"), payload)
         if mode >= len(_IDLE_MODES):
             raise Refusal(Status.BAD_ARG, f"idle mode {mode}; known: 0 float, 1 soft ground, 2 hard ground")
         if self._latch is not None and _IDLE_MODES[mode] != "hard_ground":
@@ -278,36 +209,31 @@ class Board:
     def _estop(self, payload: bytes) -> bytes:
         self._latch = Status.INTERLOCK  # before anything that could go wrong
         self._bench.set_outputs("hard_ground", "ESTOP")
+        self._bench.log.flush()
         return b""
 
     def _heartbeat(self, payload: bytes) -> bytes:
-        (timeout,) = _unpack(struct.Struct("<I"), payload)
+        (timeout,) = unpack(struct.Struct("<I"), payload)
         self._watchdog = timeout / 1000 if timeout else None
         return b""
 
     def _reset(self, payload: bytes) -> bytes:
-        _unpack(None, payload)
+        unpack(None, payload)
         self._latch = None
         self._banks.clear()
         return b""
 
     def _last_action(self, payload: bytes) -> bytes:
-        _unpack(None, payload)
+        unpack(None, payload)
         return struct.pack("<BBI", *self._action)
 
     # -- reading -------------------------------------------------------------------------------------------------
 
     def _read(self, payload: bytes) -> bytes:
-        (kernel, current_range, averages, code), rest = _split(_READ, payload)
-        mask = self._mask(rest)
-        self._check_read(kernel, current_range, averages, code)
+        (kernel, current_range, averages, code), rest = split(_READ, payload)
+        mask = self._limits.mask(rest)
+        self._limits.check_read(kernel, current_range, averages, code)
         return self._measure(kernel, current_range, averages, code, mask)
-
-    def _check_read(self, kernel: int, current_range: int, averages: int, code: int) -> None:
-        self._check_kernel(kernel)
-        self._check_range(current_range)
-        self._check_averages(averages)
-        self._check_read_voltage(abs(code) * self._spec.readout.dac_lsb)
 
     def _measure(self, kernel: int, current_range: int, averages: int, code: int, mask: BoolArray) -> bytes:
         voltage = code * self._spec.readout.dac_lsb
@@ -330,37 +256,22 @@ class Board:
     # -- pulsing -------------------------------------------------------------------------------------------------
 
     def _pulse(self, payload: bytes) -> bytes:
-        (kernel, code, width, count), rest = _split(_PULSE, payload)
-        mask = self._mask(rest)
-        self._check_pulse(kernel, code, width, count)
+        (kernel, code, width, count), rest = split(_PULSE, payload)
+        mask = self._limits.mask(rest)
+        self._limits.check_pulse(kernel, code, width, count)
         self._fire(kernel, code, width, count, mask)
         return b""
 
     def _pulse_read(self, payload: bytes) -> bytes:
-        (kernel, code, width, count, current_range, averages, read_code), rest = _split(_PULSE_READ, payload)
-        mask = self._mask(rest)
-        self._check_pulse(kernel, code, width, count)
-        self._check_read(kernel, current_range, averages, read_code)
+        (kernel, code, width, count, current_range, averages, read_code), rest = split(_PULSE_READ, payload)
+        mask = self._limits.mask(rest)
+        self._limits.check_pulse(kernel, code, width, count)
+        self._limits.check_read(kernel, current_range, averages, read_code)
         self._fire(kernel, code, width, count, mask)
         return self._measure(kernel, current_range, averages, read_code, mask)
 
-    def _check_pulse(self, kernel: int, code: int, width: int, count: int) -> None:
-        self._check_kernel(kernel)
-        spec, readout = self._spec, self._spec.readout
-        voltage, seconds = code * readout.dac_lsb, width * 1e-9
-        if not readout.v_min <= voltage <= readout.v_max:
-            raise Refusal(Status.OVER_RANGE, f"pulse of {voltage:.4g} V is beyond {readout.v_min} to {readout.v_max} V")
-        if not spec.width_min * (1 - 1e-9) <= seconds <= spec.width_max * (1 + 1e-9):
-            raise Refusal(Status.OVER_RANGE, f"width {width} ns is beyond {spec.width_min} to {spec.width_max} s")
-        if width % round(spec.width_step * 1e9):
-            raise Refusal(Status.BAD_ARG, f"width {width} ns is no multiple of {spec.width_step} s")
-        if count == 0:
-            raise Refusal(Status.BAD_ARG, "count is 0")
-        if count > spec.count_max:
-            raise Refusal(Status.OVER_RANGE, f"count {count} is beyond {spec.count_max}")
-
     def _fire(self, kernel: int, code: int, width: int, count: int, mask: BoolArray) -> None:
-        voltage, seconds = code * self._spec.readout.dac_lsb, width * 1e-9
+        voltage, seconds = code * self._spec.readout.dac_lsb, width / 1e9
         bench = self._bench
         with bench.lock:
             die = bench.touched()
@@ -374,7 +285,7 @@ class Board:
     # -- multiplying ---------------------------------------------------------------------------------------------
 
     def _load_vectors(self, payload: bytes) -> bytes:
-        (bank, start, count, n), rest = _split(_LOAD, payload)
+        (bank, start, count, n), rest = split(_LOAD, payload)
         if bank >= self._spec.banks:
             raise Refusal(Status.BAD_ARG, f"bank {bank}; there are {self._spec.banks}")
         if count == 0 or not 1 <= n <= max(self._topology.rows, self._topology.columns):
@@ -400,20 +311,20 @@ class Board:
         return _Bank(np.zeros((vectors, n)), np.zeros(vectors, dtype=bool))
 
     def _multiply(self, payload: bytes) -> bytes:
-        kernel, way, current_range, averages, bank, start, count, driven, sensed = _unpack(_MULTIPLY, payload)
-        self._check_kernel(kernel)
-        self._check_range(current_range)
-        self._check_averages(averages)
+        kernel, way, current_range, averages, bank, start, count, driven, sensed = unpack(_MULTIPLY, payload)
+        self._limits.check_kernel(kernel)
+        self._limits.check_range(current_range)
+        self._limits.check_averages(averages)
         if way > 1:
             raise Refusal(Status.BAD_ARG, f"direction {way}; known: 0 forward, 1 backward")
         direction: Direction = "backward" if way else "forward"
         rows, columns = self._topology.rows, self._topology.columns
-        driven_lines = _set_bits(driven, rows if way else columns, "driven")
-        sensed_lines = _set_bits(sensed, columns if way else rows, "sensed")
+        driven_lines = set_bits(driven, rows if way else columns, "driven")
+        sensed_lines = set_bits(sensed, columns if way else rows, "sensed")
         vectors = self._vectors(bank, start, count, driven_lines.size)
         if 3 + 2 * count * sensed_lines.size + 1 > frames.PAYLOAD_MAX:
             raise Refusal(Status.OVER_RANGE, f"{count} vectors do not fit into one reply; ask for fewer")
-        self._check_read_voltage(float(np.max(np.abs(vectors))))
+        self._limits.check_read_voltage(float(np.max(np.abs(vectors))))
         full = np.zeros((count, rows if way else columns))
         full[:, driven_lines] = vectors
         codes = self._product(kernel, direction, current_range, averages, full, driven_lines, sensed_lines)
@@ -455,58 +366,5 @@ class Board:
             self._log("multiply", kernel, gates, v=amplitude, direction=direction, vectors=len(vectors))
         return self._readout.digitise(currents, cell_noise, current_range, sensed, averages, rng)
 
-    # -- arguments -----------------------------------------------------------------------------------------------
-
-    def _mask(self, payload: bytes) -> BoolArray:
-        rows, columns = self._topology.rows, self._topology.columns
-        cells = rows * columns
-        if len(payload) != (cells + 7) // 8:
-            raise Refusal(Status.BAD_ARG, f"mask of {len(payload)} bytes for {cells} cells")
-        bits = np.unpackbits(np.frombuffer(payload, dtype=np.uint8), bitorder="little")
-        if bits[cells:].any():
-            raise Refusal(Status.BAD_ARG, "bits beyond the last cell are set in the mask")
-        return bits[:cells].astype(bool).reshape(rows, columns)
-
-    def _check_kernel(self, kernel: int) -> None:
-        if kernel >= self._topology.kernels:
-            raise Refusal(Status.BAD_ARG, f"kernel {kernel}; there are {self._topology.kernels}")
-
-    def _check_range(self, current_range: int) -> None:
-        if current_range >= len(self._spec.readout.full_scales):
-            raise Refusal(Status.BAD_ARG, f"range {current_range}; there are {len(self._spec.readout.full_scales)}")
-
-    def _check_averages(self, averages: int) -> None:
-        if averages == 0:
-            raise Refusal(Status.BAD_ARG, "averages is 0")
-        if averages > self._spec.averages_max:
-            raise Refusal(Status.OVER_RANGE, f"{averages} averages are beyond {self._spec.averages_max}")
-
-    def _check_read_voltage(self, voltage: float) -> None:
-        limit = self._spec.readout.v_read_max
-        if voltage > limit:
-            raise Refusal(Status.OVER_RANGE, f"{voltage:.4g} V is beyond the read limit of {limit} V")
-
     def _log(self, what: str, kernel: int, mask: BoolArray, **details: object) -> None:
         self._bench.note(what, kernel=kernel, cells=int(mask.sum()), mask=mask_digest(mask), **details)
-
-
-def _unpack(layout: struct.Struct | None, payload: bytes) -> tuple[int, ...]:
-    """Arguments of a payload of fixed length (None: empty)."""
-    size = 0 if layout is None else layout.size
-    if len(payload) != size:
-        raise Refusal(Status.BAD_ARG, f"payload of {len(payload)} bytes, expected {size}")
-    return () if layout is None else layout.unpack(payload)
-
-
-def _split(layout: struct.Struct, payload: bytes) -> tuple[tuple[int, ...], bytes]:
-    """Arguments at the beginning of a payload, and the rest."""
-    if len(payload) < layout.size:
-        raise Refusal(Status.BAD_ARG, f"payload of {len(payload)} bytes is too short")
-    return layout.unpack_from(payload), payload[layout.size :]
-
-
-def _set_bits(bits: int, lines: int, what: str) -> NDArray[np.int64]:
-    """Indices of the set bits of a mask of lines."""
-    if bits == 0 or bits >> lines:
-        raise Refusal(Status.BAD_ARG, f"{what} lines 0x{bits:x}: none, or beyond line {lines - 1}")
-    return np.flatnonzero([bits >> line & 1 for line in range(lines)])

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
+
+_TRIES = 20
+_BETWEEN_TRIES = 0.05  # s
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -19,6 +23,17 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     try:
         with fresh.open("wb") as file:
             write(file)
-        fresh.replace(path)
+        _replace(fresh, path)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def _replace(fresh: Path, path: Path) -> None:
+    """Windows refuses while somebody reads the old file; readers of these files are quick."""
+    for _ in range(_TRIES - 1):
+        try:
+            fresh.replace(path)
+            return
+        except PermissionError:
+            time.sleep(_BETWEEN_TRIES)
+    fresh.replace(path)

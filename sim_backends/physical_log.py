@@ -15,14 +15,16 @@ from sim_backends.clock import StationClock
 from sim_backends.files import write_atomically
 
 _BUFFERED = 2000
+_BUFFERED_FOR = 1.0  # s
 
 
 class PhysicalLog:
     """Append-only log of pulses, reads, products, moves, contacts and outputs.
 
     Every entry has ``what``, ``station_s`` (station time) and ``wall_s`` (seconds since 1970). Entries are buffered;
-    they are in the file after `flush`, which the station calls at every separation and when it closes. `flush` also
-    rewrites ``summary.json`` beside the log: station time and the number of entries of each kind.
+    they are in the file after `flush`, which the station calls at every separation, emergency stop and bite of the
+    watchdog, and when it closes; in between once a second while entries come. `flush` also rewrites ``summary.json``
+    beside the log: station time and the number of entries of each kind.
 
     Parameters
     ----------
@@ -38,6 +40,7 @@ class PhysicalLog:
         self._clock = clock
         self._buffer: list[str] = []
         self._lock = threading.Lock()
+        self._written = time.monotonic()
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
@@ -51,7 +54,7 @@ class PhysicalLog:
                 return
             entry = {"what": what, "station_s": round(self._clock.now, 9), "wall_s": time.time(), **details}
             self._buffer.append(json.dumps(entry))
-            if len(self._buffer) >= _BUFFERED:
+            if len(self._buffer) >= _BUFFERED or time.monotonic() - self._written > _BUFFERED_FOR:
                 self._write()
 
     def flush(self) -> None:
@@ -73,6 +76,7 @@ class PhysicalLog:
         }
 
     def _write(self) -> None:
+        self._written = time.monotonic()
         if self._buffer and self.path is not None:
             with self.path.open("a", encoding="utf-8", newline="\n") as file:
                 file.write("\n".join(self._buffer) + "\n")

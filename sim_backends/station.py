@@ -23,7 +23,8 @@ from pydantic import Field, ValidationError
 from sim_backends.array.lot import LotError, describe, load_lot
 from sim_backends.array.quantity import Specification, split_sources
 from sim_backends.bench import Bench, StateError
-from sim_backends.board import Board, BoardSpec
+from sim_backends.board import Board
+from sim_backends.board_requests import BoardSpec
 from sim_backends.clock import StationClock, Timing
 from sim_backends.physical_log import PhysicalLog, previous_summary
 from sim_backends.prober import Prober, ProberSpec
@@ -146,10 +147,13 @@ class Station:
         )
         self.prober = Prober(self.bench, config.prober, config.timing, route)
         self.board = Board(self.bench, config.board, config.timing)
-        self._servers = (
-            InstrumentServer(Sentio(self.prober), config.host, config.prober_port, "prober"),
-            InstrumentServer(self.board, config.host, config.board_port, "board"),
-        )
+        prober_server = InstrumentServer(Sentio(self.prober), config.host, config.prober_port, "prober")
+        try:
+            board_server = InstrumentServer(self.board, config.host, config.board_port, "board")
+        except OSError:
+            prober_server.stop()
+            raise
+        self._servers = (prober_server, board_server)
 
     def start(self) -> None:
         """Begin to serve."""

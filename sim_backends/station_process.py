@@ -42,6 +42,9 @@ class StationProcess:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             env=_environment(),
+            # an interrupt from the keyboard is for the program that measures: it still needs its station to leave a die
+            start_new_session=os.name == "posix",
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
         try:
             self._send(config)

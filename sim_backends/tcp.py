@@ -8,7 +8,6 @@ import threading
 import time
 from typing import Protocol
 
-_POLL = 0.2  # s; how soon a stop is noticed
 _SEND_TIMEOUT = 30.0  # s; a client that does not read for so long is dropped
 
 
@@ -49,6 +48,8 @@ class InstrumentServer:
         self._stopping = False
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
+        self._awake, self._wake = socket.socketpair()  # a pipe would not do: Windows selects sockets only
+        self._selector.register(self._awake, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
 
     def start(self) -> None:
@@ -58,7 +59,11 @@ class InstrumentServer:
     def stop(self) -> None:
         """Close the connections and wait for the thread."""
         self._stopping = True
-        self._thread.join()
+        self._wake.send(b"x")
+        if self._thread.is_alive():
+            self._thread.join()
+        for connection in (self._listener, self._awake, self._wake):
+            connection.close()
 
     def _serve(self) -> None:
         try:
@@ -75,11 +80,10 @@ class InstrumentServer:
         finally:
             self._drop_client()
             self._selector.close()
-            self._listener.close()
 
-    def _patience(self) -> float:
+    def _patience(self) -> float | None:
         deadline = self._service.deadline()
-        return _POLL if deadline is None else min(_POLL, max(0.0, deadline - time.monotonic()))
+        return None if deadline is None else max(0.0, deadline - time.monotonic())
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()

@@ -98,6 +98,8 @@ def test_checks_look_up_when_something_is_off(results: LotResults) -> None:
     off = replace(results, moved_measured=((0, 1, 0.4),), programming={"cells": 100, "verified": 80})
     assert verdicts(off)["Emulation agrees with measurement"] == "look"
     assert verdicts(off)["Cells hold what was asked"] == "look"
+    spoilt = results.programming | {"writable_wrong": 5}
+    assert verdicts(replace(results, programming=spoilt))["Cells hold what was asked"] == "look"
     assert verdicts(replace(results, moved_measured=()))["Emulation agrees with measurement"] == "open"
 
 
@@ -170,6 +172,15 @@ def test_defect_map_opens_on_the_worst_die_and_names_dead_lines(results: LotResu
     assert menu.value == str(worst)
     assert plot.title.text.startswith(results.dies[worst])
     assert "row 12" in json.dumps([list(r.data_source.data.get("text", [])) for r in plot.renderers])
+
+
+def test_menu_of_the_defect_map_reaches_every_class(results: LotResults) -> None:
+    """One view per class and one filter for all: a view shared between sources draws nothing after the first change."""
+    _, plot = figures.defect_map(results).children  # type: ignore[attr-defined]
+    chosen = [renderer for renderer in plot.renderers if "die" in renderer.data_source.data]
+    assert len(chosen) == len(figures.CellClass)  # all but good, and the labels
+    assert len({renderer.view.id for renderer in chosen}) == len(chosen)
+    assert len({renderer.view.filter.id for renderer in chosen}) == 1
 
 
 def test_every_training_has_its_own_colour_and_marker() -> None:

@@ -10,9 +10,9 @@ import pytest
 from qcodes.instrument import Instrument
 
 import instruments
-from instruments.roles import ArrayTester, Prober
+from instruments.roles import ArrayTester, Clock, Prober
 
-ROLES = (Prober, ArrayTester)
+ROLES = (Prober, ArrayTester, Clock)
 
 
 def drivers():
@@ -58,10 +58,8 @@ def test_parameters_say_what_they_are_and_in_which_unit(name, request):
     for each in driver.parameters.values():
         if each.name == "IDN":
             continue
-        text = each.__doc__ or ""
-        first = text.strip().split("\n")[0] if text else ""
-        doc = each._docstring if hasattr(each, "_docstring") else first
-        assert doc.startswith(("Control", "Get", "Measure", "Set")), f"{each.name}: {doc!r}"
+        doc = each.__doc__ or ""
+        assert doc.lstrip().startswith(("Control", "Get", "Measure", "Set")), f"{each.name}: {doc!r}"
         assert f"({each.unit or 'count'})" in doc, f"{each.name} does not name its unit"
 
 

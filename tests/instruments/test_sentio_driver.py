@@ -63,11 +63,17 @@ class TestRoute:
             move(sentio)
         assert not any("step" in line for line in peer_sentio.lines[asked:])
 
+    def test_to_a_die_beside_the_route(self, sentio, peer_sentio):
+        peer_sentio.script["map:step_die"] = ["0,0,5,5,0"]
+        peer_sentio.script["map:die:get_current_index"] = ["0,0,-1,5,5", "0,0,-1,5,5"]
+        assert sentio.goto_die(DieSite(5, 5)) == DieSite(5, 5)
+        assert sentio.where() is None
+
     @pytest.mark.parametrize("move", [lambda s: s.next_die(), lambda s: s.goto_die(C2)])
     def test_lifted_but_not_stepped(self, sentio, peer_sentio, move):
         sentio.first_die()
         peer_sentio.stuck = True
-        with pytest.raises(ProberError, match=r"die index says at c0r0.*wafer map") as error:
+        with pytest.raises(ProberError, match=r"die index says c0r0.*wafer map") as error:
             move(sentio)
         assert error.value.code == 0
 
@@ -109,6 +115,8 @@ class TestHeights:
 
     def test_no_taught_contact_is_unknown_and_said(self, sentio, peer_sentio):
         peer_sentio.script["get_chuck_site_heights"] = ["23,0,Contact height not set"]
+        assert sentio.z_state() is ZState.UNKNOWN
+        peer_sentio.script["get_chuck_site_heights"] = ["0,0,-1.0,300.0,50.0,100.0"]
         assert sentio.z_state() is ZState.UNKNOWN
         peer_sentio.script["move_chuck_contact"] = ["23,0,Contact height not set"]
         with pytest.raises(ProberError, match="teach it") as error:
@@ -158,8 +166,8 @@ class TestFaults:
         assert peer_sentio.count("*RCS") == 2
 
     @pytest.mark.parametrize("garbage", ["what", "0,0", "0,0,x,y,z"])
-    def test_a_garbled_answer_is_asked_again(self, sentio, peer_sentio, garbage):
-        peer_sentio.script["map:die:get_current_index"] = [garbage] * 2
+    def test_a_garbled_answer_is_asked_again_once(self, sentio, peer_sentio, garbage):
+        peer_sentio.script["map:die:get_current_index"] = [garbage] * 3
         with pytest.raises(LinkError):
             sentio.where()
         assert sentio.where() is None
@@ -183,6 +191,7 @@ class TestFaults:
         time.sleep(0.2)
         assert peer_sentio.count("stop_chuck_xyz") == 1 and time.monotonic() - started < 1
         moving.join(5)
+        assert len(failures) == 1  # the answer to the stop was not taken for that of the movement
         assert sentio.z_state() is ZState.SEPARATED
         sentio.close()
 

@@ -1,10 +1,12 @@
 """The station file: what is accepted, what is said about a wrong one, and how a station is left."""
 
+import json
 import warnings
 
 import pytest
 import yaml
 from qcodes.station import Station as QcodesStation
+from qcodes.utils import NumpyJSONEncoder
 from scripted_peers import disconnect
 
 from instruments.board import FramedBoard
@@ -65,6 +67,26 @@ def test_quantities(file):
         assert station.prober._z_tolerance == pytest.approx(2e-6)
 
 
+def test_a_snapshot_can_be_kept_as_json(file):
+    with load_station(file) as station:
+        kept = json.loads(json.dumps(station.snapshot(update=True), cls=NumpyJSONEncoder))
+    array = kept["instruments"]["array"]
+    assert array["metadata"]["capabilities"]["rows"] == 3
+    assert array["parameters"]["IDN"]["value"]["serial"] == "007"
+    assert kept["instruments"]["prober"]["parameters"]["temperature"]["value"] == 25.4
+
+
+def test_a_station_may_have_its_own_clock(tmp_path, peer_sentio, peer_board):
+    time_file = tmp_path / "time.json"
+    with load_station(write_station(tmp_path / "lab.yaml", peer_sentio.address, peer_board.address)) as station:
+        assert station.elapsed() is None
+    file = write_station(tmp_path / "lab.yaml", peer_sentio.address, peer_board.address, clock=time_file)
+    with load_station(file) as station:
+        assert station.elapsed() is None
+        time_file.write_text('{"station_time_s": 12.5}')
+        assert station.elapsed() == 12.5
+
+
 @pytest.mark.parametrize(
     "changes, says",
     [
@@ -114,7 +136,7 @@ def test_no_station_at_all(tmp_path, text):
 
 def test_what_was_connected_is_closed_when_the_next_is_missing(file, peer_sentio):
     change(file, array={"address": "socket://127.0.0.1:9"})
-    with pytest.raises(LinkError, match="127.0.0.1:9"):
+    with pytest.raises(LinkError, match=r"127\.0\.0\.1:9"):
         load_station(file)
     assert not Sentio.exist("prober")
 

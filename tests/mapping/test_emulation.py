@@ -13,8 +13,10 @@ from mapping.geometry import MTJ_20K
 from mapping.placement import place
 from sim_backends.array.die import Die
 from sim_backends.array.lot import load_lot
+from sim_backends.array.readout import ReadoutSpec
 
 V_READ = 0.1
+BOARD = ReadoutSpec()
 SHAPES = [(196, 40), (40, 10)]
 PLACEMENT = place(SHAPES, MTJ_20K, (1, 4))
 LOT = load_lot("mtj")
@@ -59,7 +61,7 @@ def analog(die: Die, number: int, x: np.ndarray, unit: float, v_read: float = V_
 
 @pytest.fixture(scope="module")
 def case() -> tuple[Die, DieRecord, np.ndarray]:
-    die = Die.from_lot(LOT, seed=3, index=4)
+    die = Die.from_lot(LOT, seed=5, index=4)
     record = measured(die)
     rng = np.random.default_rng(0)
     weights = [rng.choice([-1, 1], (n_out, n_in)).astype(np.int8) for n_in, n_out in SHAPES]
@@ -80,15 +82,21 @@ def inputs(kind: str, n_in: int) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["binary", "grey", "signed"])
 @pytest.mark.parametrize("number", [0, 1])
 def test_agrees_with_the_analog_multiply(case, kind, number):
-    """Within 0.05 weights where one read of one pair has a noise of 0.006 to 0.01, and 12 to 20 pairs are driven."""
+    """Within the noise of one multiply of the simulated board at worst, a tenth of it rms.
+
+    At worst, as the states of cells without a weight (rows that are not driven) are not known.
+    """
     die, record, states = case
-    assert record.defects > 20
+    assert record.defects > 200 and record.line_faults
     x = inputs(kind, SHAPES[number][0])
     expected = analog(die, number, x, weight_unit(record))
     found = emulate_multiply(record, states, PLACEMENT, lines=LINES)(number, x)
     assert found.shape == expected.shape
     error = np.abs(found - expected)
-    assert error.max() < 0.02 * np.abs(expected).max() and np.sqrt(np.mean(error**2)) < 0.01
+    cells_driven = 2 * np.mean(np.sum(x**2, axis=1)) / expected.shape[2]
+    variance = cells_driven * (BOARD.cell_noise * 110e-6 * V_READ) ** 2 + 2 * BOARD.current_noise**2
+    noise = np.sqrt(variance) / (V_READ * weight_unit(record))
+    assert error.max() < noise and np.sqrt(np.mean(error**2)) < noise / 10
 
 
 def test_lines_and_bias_matter_and_are_included(case):
@@ -137,7 +145,7 @@ def test_reading_through_lines_is_undone():
     ordinary = die.alive & (cells < 200e-6) & (cells > 1e-6)
     before = np.abs(through / np.where(ordinary, cells, 1) - 1)[ordinary].max()
     after = np.abs(without_lines(through, LINES) / np.where(ordinary, cells, 1) - 1)[ordinary].max()
-    assert after < 2e-4 < 1e-2 < before
+    assert after < 1e-3 < 3e-2 < before
 
 
 def test_cell_arrays_are_never_nan():

@@ -207,6 +207,16 @@ def test_a_record_of_another_geometry_is_refused():
         place([(4, 2)], MTJ_20K, avoid=healthy(other))
 
 
+def test_reads_follow_columns_in_any_order():
+    layer = place([(30, 4)], MTJ_20K).layers[0]
+    swapped = type(layer)(MTJ_20K, layer.input_group, layer.input_row, layer.cells[:, :, [2, 0, 3, 1], ::-1].copy())
+    placement = Placement(MTJ_20K, (swapped,))
+    placement.check()
+    rng = np.random.default_rng(0)
+    g, x = rng.random(MTJ_20K.shape), rng.random(30)
+    np.testing.assert_allclose(multiplied(placement, 0, g, x), differences(placement, 0, g, x))
+
+
 def test_check_finds_cells_used_twice_and_broken_lines():
     placement = place([(6, 2)], MTJ_20K)
     layer = placement.layers[0]
@@ -217,3 +227,17 @@ def test_check_finds_cells_used_twice_and_broken_lines():
     for cells, message in ((twice, "two weights"), (broken, "not one column"), (layer.cells - 30000, "outside")):
         with pytest.raises(ValueError, match=message):
             Placement(MTJ_20K, (type(layer)(MTJ_20K, layer.input_group, layer.input_row, cells),)).check()
+
+
+@given(rows=st.integers(1, 30), n_in=st.integers(1, 60), n_out=st.integers(1, 12))
+def test_driving_few_rows_at_a_time_changes_groups_and_no_cell(rows, n_in, n_out):
+    whole = place([(n_in, n_out)], MTJ_20K)
+    cut = place([(n_in, n_out)], MTJ_20K, rows_per_multiply=[rows])
+    cut.check()
+    layer, before = cut.layers[0], whole.layers[0]
+    assert (layer.cells == before.cells).all()
+    assert max(read.row_mask.sum() for read in layer.reads) <= rows
+    inputs = np.concatenate([layer.inputs_of(group) for group in range(layer.groups)])
+    assert sorted(inputs) == list(range(n_in))
+    for group in range(layer.groups):
+        assert np.unique(before.input_group[layer.inputs_of(group)]).size == 1

@@ -1,0 +1,57 @@
+"""`xbar sim`: a simulated station in the foreground, for clients in other terminals."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+
+def serve(
+    station: str,
+    write: Path,
+    *,
+    seed: int | None,
+    truth: Path | None,
+    log: Path | None,
+    state: Path | None,
+    realtime: bool,
+) -> None:
+    """Serve a station file (or a lot by name) until Ctrl-C; writes the station file that clients take.
+
+    Raises
+    ------
+    StationError
+        If the file has a wrong key, or a port is taken.
+    """
+    from instruments.station import write_station
+    from sim_backends.station import Station, StationConfig, StationError, load_station
+
+    config = load_station(Path(station)) if Path(station).is_file() else StationConfig(lot=station)
+    given: dict[str, Any] = {"seed": seed, "truth": truth, "log": log, "state": state, "realtime": realtime or None}
+    config = StationConfig.model_validate(config.model_dump() | {k: v for k, v in given.items() if v is not None})
+    console = Console()
+    try:
+        serving = Station(config)
+    except OSError as error:
+        raise StationError(f"cannot serve: {error}; choose other ports in {station}, or 0 for free ones") from error
+    with serving:
+        addresses = serving.addresses()
+        clock = config.log.with_name("summary.json") if config.log else None
+        write_station(write, addresses["prober"], addresses["board"], clock=clock)
+        console.print(f"lot [bold]{addresses['lot']}[/bold], seed {addresses['seed']}")
+        console.print(f"prober  {addresses['prober']}\nboard   {addresses['board']}", highlight=False)
+        console.print(f"clients: xbar run mtj-mnist --station {write}\nCtrl-C ends the station", highlight=False)
+        _until_interrupt()
+    if config.truth:
+        console.print(f"truth: {config.truth}", highlight=False)
+
+
+def _until_interrupt() -> None:
+    try:
+        while True:
+            time.sleep(0.2)
+    except KeyboardInterrupt:
+        return

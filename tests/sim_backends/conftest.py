@@ -1,0 +1,33 @@
+import pytest
+from running_station import running, varied
+
+from sim_backends.array.lot import load_lot
+
+
+@pytest.fixture(scope="session")
+def lot():
+    return load_lot("mtj")
+
+
+@pytest.fixture(scope="session")
+def ideal_lot(lot):
+    """Devices without spread, defects or line resistance."""
+    return varied(
+        lot,
+        devices={"r_p_spread": 0, "tmr_spread": 0, "v_breakdown_spread": 0},
+        switching={"v_critical_spread": 0, "delta_spread": 0},
+        defects={"rate_median": 0, "dead_rows": 0, "dead_columns": 0, "dead_gates": 0, "dead_rows_shared": 0},
+        lines={"r_row": 0, "r_column": 0, "r_contact": 0},
+    )
+
+
+@pytest.fixture
+def serve():
+    """`with serve(**config) as (station, board, prober)`."""
+    return running
+
+
+@pytest.fixture
+def vary():
+    """`vary(lot, section={...})`: a lot with some entries changed."""
+    return varied

@@ -1,0 +1,235 @@
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from sim_backends.array.die import Die
+from sim_backends.bench import StateError
+from sim_backends.clock import StationClock
+from sim_backends.physical_log import PhysicalLog
+from sim_backends.station import Station, StationConfig, StationError, load_station, station_config
+from sim_backends.station_process import spawn_station
+
+
+def entries(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def program_first_die(board, prober):
+    prober.ask("map:step_first_die")
+    prober.ask("move_chuck_contact")
+    board.pulse(0, 1.25, 1e-6, count=3)
+    board.pulse(1, -1.25, 1e-6, count=3)
+
+
+def test_dies_are_found_as_they_were_left(serve, tmp_path):
+    state = tmp_path / "state"
+    with serve(state=state) as (station, board, prober):
+        program_first_die(board, prober)
+        die = station.bench.die(station.bench.sites.index((2, 3)))
+        die.broken[5, 1, 2] = True
+        left, operations = die.state.copy(), die.operations
+    with serve(state=state) as (station, board, prober):
+        die = station.bench.die(station.bench.sites.index((2, 3)))
+        np.testing.assert_array_equal(die.state, left)
+        assert np.argwhere(die.broken).tolist() == [[5, 1, 2]]
+        assert die.operations == operations
+        untouched = station.bench.die(0)
+        np.testing.assert_array_equal(untouched.state, Die.from_lot(untouched.lot, 7, 0).state)
+    assert sorted(path.name for path in state.iterdir()) == ["die_2.npz"]
+    with pytest.raises(StateError, match="another state folder"), serve(state=state, seed=8) as (station, _, prober):
+        station.bench.die(2)
+
+
+def test_state_is_saved_at_separation(serve, tmp_path):
+    with serve(state=tmp_path, log=tmp_path / "log.jsonl") as (station, board, prober):
+        program_first_die(board, prober)
+        assert not (tmp_path / "die_2.npz").exists()
+        prober.ask("move_chuck_separation")
+        saved = np.load(tmp_path / "die_2.npz", allow_pickle=False)
+        assert int(saved["operations"]) == station.bench.die(2).operations == 2
+        assert json.loads((tmp_path / "summary.json").read_text())["pulses"] == 2
+
+
+def test_a_resumed_die_goes_on_as_an_uninterrupted_one(serve, tmp_path):
+    def readings(state, *, interrupted):
+        with serve(state=state) as (_, board, prober):
+            program_first_die(board, prober)
+            results = [board.read_codes(0, 0.1)]
+            if not interrupted:
+                return [*results, board.read_codes(0, 0.1)]
+        with serve(state=state) as (_, board, prober):
+            prober.ask("map:step_first_die")
+            prober.ask("move_chuck_contact")
+            return [*results, board.read_codes(0, 0.1)]
+
+    whole = readings(tmp_path / "a", interrupted=False)
+    np.testing.assert_array_equal(whole, readings(tmp_path / "b", interrupted=True))
+
+
+def test_physical_log(serve, tmp_path):
+    log = tmp_path / "log.jsonl"
+    with serve(log=log) as (_, board, prober):
+        board.ok(0x20, b"\0")
+        program_first_die(board, prober)
+        prober.ask("map:step_next_die")
+        board.pulse(3, 0.5, 100e-9, count=7)
+    found = entries(log)
+    whats = [entry["what"] for entry in found]
+    assert [what for what in whats if what in ("contact", "separation", "pulse")] == [
+        "contact",
+        "pulse",
+        "pulse",
+        "separation",
+        "pulse",
+    ]
+    first, second, in_air = (entry for entry in found if entry["what"] == "pulse")
+    assert (first["die"], first["site"], first["contact"], first["kernel"]) == (2, [2, 3], True, 0)
+    assert (first["v"], first["width_s"], first["count"], first["cells"]) == (
+        pytest.approx(1.25, abs=1e-3),
+        1e-6,
+        3,
+        625,
+    )
+    assert first["mask"] == second["mask"]
+    assert (in_air["die"], in_air["contact"], in_air["count"]) == (0, False, 7)
+    assert not any(entry.get("contact_while_moving") for entry in found)
+    assert {entry["mode"] for entry in found if entry["what"] == "outputs"} == {"float"}
+    times = [entry["station_s"] for entry in found]
+    assert times == sorted(times)
+    assert found[-1]["what"] == "end"
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["station_time_s"] == found[-1]["station_time_s"] >= 2
+    assert (summary["pulses"], summary["counts"]["contact"]) == (3, 1)
+
+
+def test_station_time_goes_on_in_the_next_run(serve, tmp_path):
+    log = tmp_path / "log.jsonl"
+    with serve(log=log) as (station, _, prober):
+        prober.ask("map:step_first_die")
+        end = station.clock.now
+    with serve(log=log) as (station, _, _):
+        assert station.clock.now >= end > 0
+
+
+def test_log_entries_are_cheap(tmp_path):
+    log = PhysicalLog(tmp_path / "log", StationClock())
+    start = time.process_time()
+    for _ in range(3000):
+        log.add("pulse", die=3, site=[1, 2], contact=True, kernel=5, mask="0123456789abcdef", cells=625, v=1.2)
+    assert (time.process_time() - start) / 3000 < 50e-6
+
+
+def test_station_time_counts_what_hardware_would_take(serve):
+    with serve() as (station, board, prober):
+        prober.ask("map:step_first_die")
+        prober.ask("move_chuck_contact")
+        start = station.clock.now
+        board.pulse(0, 0.1, 1e-3, count=100)
+        assert station.clock.now - start == pytest.approx(25 * 100 * 1e-3, rel=0.01), "25 columns, one after another"
+
+
+def test_truth_file(serve, tmp_path):
+    path = tmp_path / "truth.npz"
+    with serve(truth=path, dies=(0, 2, 9)) as (station, board, prober):
+        program_first_die(board, prober)
+        prober.ask("move_chuck_separation")
+        assert path.exists()
+        states = {index: station.bench.die(index).state.copy() for index in (0, 2, 9)}
+        lines = {index: station.bench.die(index).dead_lines for index in (0, 2, 9)}
+    with np.load(path, allow_pickle=False) as truth:
+        meta = json.loads(str(truth["meta"]))
+        assert (meta["seed"], meta["kinds"][1]) == (7, "short")
+        assert truth["die"].tolist() == [0, 2, 9]
+        assert truth["site"][1].tolist() == [2, 3]
+        for number, index in enumerate((0, 2, 9)):
+            np.testing.assert_array_equal(truth["state"][number], states[index])
+            assert np.count_nonzero(truth["line_die"] == index) == len(lines[index])
+        die = Die.from_lot(station.bench.lot, 7, 2)
+        np.testing.assert_allclose(truth["r_ap"][1], die.devices.r_p * (1 + die.devices.tmr), rtol=1e-6)
+        np.testing.assert_allclose(truth["g_ap"][1], die.conductance(0.1, state=True), rtol=1e-6)
+        assert truth["kind"].dtype == np.uint8
+        assert truth["line_mask"].shape[1:] == (32, 25, 25)
+        assert not (truth["line_mask"].any(axis=0) & truth["alive"].all(axis=0)).any()
+
+
+def test_station_files(tmp_path):
+    path = tmp_path / "station.yaml"
+    path.write_text(
+        "seed: 3\ndies: 2\nlog: out/log.jsonl\nprober: {contact_height: 12000, touch_height: 12000}\n", encoding="utf-8"
+    )
+    config = load_station(path)
+    assert (config.seed, config.log) == (3, tmp_path / "out/log.jsonl")
+    with Station(config) as station:
+        assert station.prober.contact() == 12000
+    path.write_text("sede: 3\nprober: {speed: 3}\n", encoding="utf-8")
+    with pytest.raises(StationError, match=r"prober\.speed: unknown key\n  sede: unknown key"):
+        load_station(path)
+    with pytest.raises(StationError, match="the lot has 36"):
+        Station(StationConfig(dies=37))
+    with pytest.raises(StationError, match="mapping"):
+        station_config([1], "test", tmp_path)
+
+
+def test_spawned_station_serves_and_ends(tmp_path):
+    from board_wire import BoardWire
+
+    log = tmp_path / "log.jsonl"
+    with spawn_station({"seed": 5, "dies": 1, "log": str(log)}) as station:
+        assert (station.addresses["seed"], station.addresses["lot"]) == (5, "mtj")
+        assert station.prober.startswith("TCPIP::127.0.0.1::")
+        board = BoardWire(station.board)
+        assert board.caps["kernels"] == 32
+        board.close()
+        assert station.addresses["pid"] == station.pid
+    assert entries(log)[-1]["what"] == "end"
+
+
+def test_spawning_a_bad_station_says_why():
+    with pytest.raises(StationError, match="no lot 'nothing'"):
+        spawn_station({"lot": "nothing"})
+
+
+def test_a_station_ends_with_the_process_that_started_it(tmp_path):
+    """The parent is killed, not asked: its end of the pipe closes."""
+    log = tmp_path / "log.jsonl"
+    parent = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys, time\n"
+            "from sim_backends.station_process import spawn_station\n"
+            f"station = spawn_station({{'dies': 1, 'log': {str(log)!r}}})\n"
+            "sys.stdout.write('ready\\n'); sys.stdout.flush(); time.sleep(600)",
+        ],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert parent.stdout.readline() == b"ready\n"
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        if log.read_text(encoding="utf-8") and entries(log)[-1]["what"] == "end":
+            return
+        time.sleep(0.05)
+    pytest.fail("the station outlived its parent")
+
+
+def test_an_emergency_stop_is_in_the_log_at_once(serve, tmp_path):
+    log = tmp_path / "log.jsonl"
+    with serve(log=log) as (_, board, _):
+        board.ok(0x21)
+        assert entries(log)[-1]["why"] == "ESTOP"
+
+
+def test_a_taken_port_is_an_error(serve):
+    with serve() as (station, _, _):
+        port = int(station.addresses()["board"].rpartition(":")[2])
+        with pytest.raises(OSError, match="address|Address|socket"):
+            Station(StationConfig(board_port=port))

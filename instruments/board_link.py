@@ -110,9 +110,9 @@ class BoardLink:
             The reply was lost and the board cannot say.
         """
         with self.port.lock:
-            unknown = self._actions is None or not self.port.usable
-            before = self.last_action()[2] if unknown else self._actions
-            assert before is not None
+            before = self._actions if self.port.usable else None
+            if before is None:
+                before = self.last_action()[2]
             self._actions = None  # until the outcome is known, however this is left
             try:
                 reply = self._exchange(opcode, payload, timeout)

@@ -10,6 +10,7 @@ time-out or interruption (Ctrl-C included) in the middle of an exchange the sess
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 import time
@@ -188,8 +189,12 @@ class VisaSession(Session):
         """
         with self.lock, self._exchanging(f"asking {text!r}"):
             resource = self._live()
-            resource.timeout = 1e3 * (self.timeout if timeout is None else timeout)
+            deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
+            if _has_arrived(resource):
+                raise ConnectionError("something came that was not asked for; question and answer are out of step")
             self._send(text)
+            self._await_arrival(resource, deadline)
+            resource.timeout = max(1.0, 1e3 * (deadline - time.monotonic()))
             answer = resource.read_raw().decode("utf-8", "replace")
             self._answered = True
         return answer.rstrip("\r\n")
@@ -199,6 +204,17 @@ class VisaSession(Session):
         self.condemn(f"interrupted by {text!r}")
         with self._out_of_turn():
             self._send(text)
+
+    def _await_arrival(self, resource: MessageBasedResource, deadline: float) -> None:
+        """Wait for the first byte, where that can be seen: the back end itself spins on a lost connection."""
+        while _tcp_socket(resource) is not None:
+            left = deadline - time.monotonic()
+            if _has_arrived(resource, min(_SLICE, max(0.0, left))):
+                return
+            if self._fault is not None:
+                raise ConnectionError(self._fault)
+            if left <= 0:
+                raise TimeoutError("no reply in time")
 
     def _send(self, text: str) -> None:
         self._live().write_raw((text + self._terminator).encode())
@@ -225,6 +241,37 @@ class VisaSession(Session):
         resource, self._resource = self._resource, None
         if resource is not None:
             resource.close()
+
+
+def _tcp_socket(resource: MessageBasedResource) -> socket.socket | None:
+    """The socket under a raw TCP resource of PyVISA-py; None for every other resource and back end."""
+    connection = getattr(_py_session(resource), "interface", None)
+    return connection if isinstance(connection, socket.socket) else None
+
+
+def _py_session(resource: MessageBasedResource) -> Any:
+    """What PyVISA-py keeps for a resource; None with another back end."""
+    sessions: dict[Any, Any] = getattr(resource.visalib, "sessions", {})
+    return sessions.get(resource.session)
+
+
+def _has_arrived(resource: MessageBasedResource, patience: float = 0.0) -> bool:
+    """Whether bytes wait to be read, after at most `patience` (s); False where that cannot be seen.
+
+    Raises
+    ------
+    ConnectionError
+        The other side has closed the connection.
+    """
+    connection = _tcp_socket(resource)
+    if connection is None:
+        return False
+    if getattr(_py_session(resource), "_pending_buffer", b""):
+        return True
+    readable, _, _ = select.select([connection], [], [], patience)
+    if readable and not connection.recv(1, socket.MSG_PEEK):
+        raise ConnectionError("the other side has closed the connection")
+    return bool(readable)
 
 
 class PortSession(Session):

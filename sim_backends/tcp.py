@@ -68,18 +68,21 @@ class InstrumentServer:
     def _serve(self) -> None:
         try:
             while not self._stopping:
-                ready = self._selector.select(self._patience())
-                for key, _ in ready:
-                    if key.fileobj is self._listener:
-                        self._accept()
-                    elif key.fileobj is self._client:
-                        self._answer()
+                ready = self._ready(self._patience())
+                if self._client is not None and self._client in ready:
+                    self._answer(self._client)
+                if self._listener in ready:
+                    self._accept()
                 deadline = self._service.deadline()
                 if deadline is not None and time.monotonic() >= deadline:
                     self._service.expired()
         finally:
             self._drop_client()
+            self._listener.close()  # also when an error ends the thread: nobody shall wait for an answer
             self._selector.close()
+
+    def _ready(self, patience: float | None) -> set[object]:
+        return {key.fileobj for key, _ in self._selector.select(patience)}
 
     def _patience(self) -> float | None:
         deadline = self._service.deadline()
@@ -87,6 +90,9 @@ class InstrumentServer:
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
+        # a client that has just closed and comes again must not be taken for a second one
+        while self._client is not None and self._client in self._ready(0):
+            self._answer(self._client)
         if self._client is not None:
             connection.close()
             return
@@ -96,18 +102,21 @@ class InstrumentServer:
         self._selector.register(connection, selectors.EVENT_READ)
         self._service.connected()
 
-    def _answer(self) -> None:
-        assert self._client is not None
+    def _answer(self, client: socket.socket) -> None:
+        """Take what the client has sent and answer; a client that is gone, however it went, is forgotten."""
         try:
-            data = self._client.recv(1 << 18)
-            if data:
-                reply = self._service.receive(data)
-                if reply:
-                    self._client.sendall(reply)
-                return
+            data = client.recv(1 << 18)
         except OSError:
-            pass  # the client is gone: whatever it was, the next one starts anew
-        self._drop_client()
+            data = b""
+        if not data:
+            self._drop_client()
+            return
+        reply = self._service.receive(data)
+        if reply:
+            try:
+                client.sendall(reply)
+            except OSError:
+                self._drop_client()
 
     def _drop_client(self) -> None:
         if self._client is not None:

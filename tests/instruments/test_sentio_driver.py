@@ -161,7 +161,7 @@ class TestFaults:
         assert sentio.die_sites() == [C0, C1, C2]
 
     def test_disconnected_and_connected_again(self, sentio, peer_sentio):
-        peer_sentio.script["map:die:get_current_index"] = [lambda connection: connection.close()]
+        peer_sentio.script["map:die:get_current_index"] = [lambda connection: connection.shutdown(2)]
         assert sentio.where() is None
         assert peer_sentio.count("*RCS") == 2
 

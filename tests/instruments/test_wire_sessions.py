@@ -68,6 +68,29 @@ def test_a_late_reply_is_never_the_next_answer(talk):
     assert ask("next") == "next"
 
 
+def test_a_lost_connection_is_noticed_at_once(talk):
+    session, ask = talk
+    session.timeout = 20
+    started = time.monotonic()
+    with pytest.raises(LinkError):
+        ask("bye")
+    assert time.monotonic() - started < 2
+
+
+def test_what_was_not_asked_for_is_not_an_answer(parrot):
+    session = open_visa(f"TCPIP::127.0.0.1::{parrot.port}::SOCKET", timeout=0.5)
+    session.query("hello")
+    session.write("unasked")
+    time.sleep(0.1)
+    with pytest.raises(LinkError, match="out of step"):
+        session.query("hello")
+    session.reopen()
+    assert session.query("two\nlines") == "two"  # the second line stays in the back end's own buffer
+    with pytest.raises(LinkError, match="out of step"):
+        session.query("hello")
+    session.close()
+
+
 def test_a_lost_connection_is_said_and_can_be_opened_again(talk):
     session, ask = talk
     ask("hello")

@@ -417,6 +417,15 @@ def test_the_next_client_finds_the_board_as_it_was(serve):
         again.close()
 
 
+def test_a_client_may_come_again_at_once(serve):
+    with serve() as (fresh, board, _):
+        address = fresh.addresses()["board"]
+        for _ in range(30):
+            board.close()
+            board = BoardWire(address)
+        board.close()
+
+
 def test_without_contact_there_is_only_offset_and_noise(serve):
     with serve() as (station, board, prober):
         prober.ask("map:step_first_die")

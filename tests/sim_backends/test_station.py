@@ -231,5 +231,5 @@ def test_an_emergency_stop_is_in_the_log_at_once(serve, tmp_path):
 def test_a_taken_port_is_an_error(serve):
     with serve() as (station, _, _):
         port = int(station.addresses()["board"].rpartition(":")[2])
-        with pytest.raises(OSError, match="address|Address|socket"):
+        with pytest.raises(OSError, match=r"address|Address|socket"):
             Station(StationConfig(board_port=port))

@@ -212,16 +212,16 @@ def wafer_maps(results: LotResults, source: ColumnDataSource) -> dict[str, Model
 def _wafer(
     results: LotResults, source: ColumnDataSource, shown: str, title: str, palette: tuple[str, ...], top: float
 ) -> tuple[figure, Any]:
-    (left, upper), (right, lower) = results.sites.min(axis=0), results.sites.max(axis=0)
+    (left, lower), (right, upper) = results.sites.min(axis=0), results.sites.max(axis=0)
     plot = _plot(height=370, title=title, x_axis_label="wafer column", y_axis_label="wafer row")
-    plot.x_range, plot.y_range = Range1d(start=left - 0.6, end=right + 0.6), Range1d(start=lower + 0.6, end=upper - 0.6)
+    plot.x_range, plot.y_range = Range1d(start=left - 0.6, end=right + 0.6), Range1d(start=lower - 0.6, end=upper + 0.6)
     mapper = LinearColorMapper(palette=palette, low=0, high=top, nan_color="#F2F2F2")
     sites = plot.rect(
         "column", "row", 0.94, 0.94, source=source, fill_color={"field": shown, "transform": mapper},
         line_color="#AAAAAA", line_width=0.5, nonselection_fill_alpha=0.2, selection_line_color="black",
         selection_line_width=3,
     )  # fmt: skip
-    if max(right - left, lower - upper) < 10:
+    if max(right - left, upper - lower) < 10:
         plot.text(
             "column", "row", text=f"text_{shown}", source=source, text_color=f"ink_{shown}", text_align="center",
             text_baseline="middle", text_font_size="11px", text_font=value(FONT), nonselection_text_color=INK,

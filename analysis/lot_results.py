@@ -60,7 +60,7 @@ def lot_results(record: Record, protocol: str = "mtj-mnist") -> LotResults:
         time=_time(record, protocol),
         seed=int(run["provenance"]["seed"]),
         data="" if software is None else str(software.attrs["data"]),
-        assumed=_assumed(records[0]),
+        assumed=() if software is None else tuple(software.attrs["assumed"]),
         provenance=_provenance(run, survey[""][-1]),
         halves=np.arange(len(dies)) % 2,
         **_cells(records),
@@ -132,9 +132,10 @@ def _sensitivity(data: xr.Dataset | None) -> dict[str, Any]:
 
 def _programming(programmed: dict[str, list[xr.Dataset]]) -> dict[str, float]:
     attrs = [data.attrs for sets in programmed.values() for data in sets]
-    total = {key: sum(a[key] for a in attrs) for key in ("cells", "verified", "gave_up", "writable_wrong")}
-    pulses = sum(a["pulses_per_cell"] * a["cells"] for a in attrs)
-    return total | {"pulses_per_cell": pulses / max(1, total["cells"])}
+    total = {key: sum(a[key] for a in attrs) for key in ("cells", "verified", "gave_up", "writable_wrong", "changed")}
+    pulses = sum(a["pulses"] for a in attrs)
+    per_cell = {"pulses_per_cell": pulses / max(1, total["cells"])}
+    return total | per_cell | {"pulses_per_changed_cell": pulses / max(1, total["changed"])}
 
 
 def _time(record: Record, protocol: str) -> dict[str, float]:
@@ -147,10 +148,6 @@ def _time(record: Record, protocol: str) -> dict[str, float]:
         "station_s": sum(t["station_s"] for t in times),
         "training_s": sum(seconds for function, seconds in spent.items() if ".train_" in function),
     }
-
-
-def _assumed(record: DieRecord) -> tuple[str, ...]:
-    return tuple(record.conditions.get("assumed", ()))
 
 
 def _provenance(run: dict[str, Any], survey: xr.Dataset) -> dict[str, str]:

@@ -197,7 +197,8 @@ def calibrate(network: BinaryNetwork, images: Images, placement: Placement, mult
     multiply
         Multiplies of the die; the second layer is driven with what the calibrated first one gives.
     """
-    plain = replace(network, layers=tuple(replace(layer, correction=None) for layer in network.layers))
+    first, second = (replace(layer, correction=None) for layer in network.layers)
+    plain = replace(network, layers=(first, second))
     ideal = ideal_multiply(network.weights, placement)
     x = expected_x = plain.encode(images)
     layers = list(plain.layers)

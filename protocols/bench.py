@@ -106,6 +106,8 @@ class LedgeredTester:
         averages: int = 1,
     ) -> np.ndarray:
         """As `ArrayTester.pulse_and_read`, committed first."""
+        if not mask.any():
+            raise ValueError("no cell is selected; read without a pulse instead")
         batch = self._record.intend(self._run, self.die, [Pulse(kernel, mask, amplitude, width, count)])
         currents = self._tester.pulse_and_read(
             kernel, mask, amplitude, width, read_voltage, count=count, current_range=current_range, averages=averages
@@ -133,6 +135,7 @@ class Bench:
         self.report = report
         self.die: Die | None = None
         self.contact_check = ContactCheck(0.0, 0)
+        self._ready = False
         self._record, self._run = record, run
         self._v_check, self._contact_attempts = v_check, contact_attempts
 
@@ -149,6 +152,9 @@ class Bench:
         if self.die == die:
             return
         self.leave()
+        if not self._ready:
+            self.array.reset()  # a stop of an earlier run stays latched in the board; with the needles off it may go
+            self._ready = True
         self.prober.goto_die(die.site)
         self.array.die = die.name
         self._record.event(self._run, "enter", f"at {die.name}", die.name)

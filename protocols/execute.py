@@ -24,7 +24,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: ``finished`` or ``stopped``, what the protocol returned, and where the record is."""
+    """How a run ended: ``finished`` or ``stopped``, what the protocol gives, and where the record is.
+
+    A protocol gives what it returns; if that is a function, what the function gives of the record once the run is
+    closed (so that results can quote the time it took).
+    """
 
     status: str
     value: Any
@@ -77,6 +81,7 @@ def execute(
             _end(record, run, "failed", began, opener.station_time())
             raise
         _end(record, run, status, began, opener.station_time())
+        value = value(record) if callable(value) else value
     return Outcome(status, value, out)
 
 

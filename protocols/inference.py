@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mapping.die_record import CellClass, DieRecord
+from mapping.emulation import weight_unit
 from mapping.placement import LayerPlacement, Placement, Read
 from protocols.bench import Bench
 
@@ -28,7 +29,7 @@ class ArrayMultiplier:
         self._bench, self._placement, self._averages = bench, placement, averages
         self.v_read = float(die_record.conditions["v_read"])
         good = die_record.cell_class == CellClass.GOOD
-        self.dg = float(np.median((die_record.g_p - die_record.g_ap)[good]))
+        self.dg = weight_unit(die_record)
         self._mean = float(np.median((die_record.g_p + die_record.g_ap)[good])) / 2
 
     def __call__(self, layer: int, x: FloatArray) -> FloatArray:

@@ -30,16 +30,20 @@ def program_lot(run: Run, schedule: Path, *, v_read: float = 0.1) -> Table:
     """
     plan = WriteSchedule.load(schedule)
     check_geometry(run, plan)
-    table = Table("die", "verdict", "cells", "right", "gave up", "known broken", "pulses per cell", title=schedule.name)
+    table = Table("die", "verdict", "cells", "right", "gave up", "known broken", "pulses", title=schedule.name)
     for die in run.dies():
         if run.step(check_contact, die).attrs["verdict"] != "pass":
             table.add_row(die.name, "no contact")
             continue
-        measured = DieRecord.from_dataset(run.step(measure_states, die, v_read=v_read))
+        found = run.step(measure_states, die, v_read=v_read)
+        if found.attrs["verdict"] != "pass":
+            table.add_row(die.name, found.attrs.get("reason", "too few good cells"))
+            continue
+        measured = DieRecord.from_dataset(found)
         a = run.step(program, die, schedule=plan, die_record=measured).attrs
         broken = a["gave_up"] - a["writable_wrong"]
-        counts = (a["cells"], a["verified"], a["gave_up"], broken)
-        table.add_row(die.name, a["verdict"], *map(str, counts), f"{a['pulses_per_cell']:.2f}")
+        counts = (a["cells"], a["verified"], a["gave_up"], broken, a["pulses"])
+        table.add_row(die.name, a["verdict"], *map(str, counts))
     return table
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from instruments.limits import applied_read_voltage
 from protocols.bench import Bench
 
 #: The read range must digitise a short behind its selector: about 480 uS (short 100 Ohm + selector 2 kOhm, assumed).
@@ -21,8 +22,9 @@ def read_conductances(
     """
     capabilities = bench.array.capabilities()
     current_range = bench.array.range_for(LARGEST_CONDUCTANCE * abs(v_read))
+    applied = applied_read_voltage(capabilities, v_read)
     g = np.full((capabilities.kernels, capabilities.rows, capabilities.columns), np.nan)
     wanted = range(capabilities.kernels) if kernels is None else kernels
     for kernel in wanted:
-        g[kernel] = bench.array.read(kernel, v_read, current_range=current_range, averages=averages) / v_read
+        g[kernel] = bench.array.read(kernel, v_read, current_range=current_range, averages=averages) / applied
     return g

@@ -27,7 +27,7 @@ def program(bench: Bench, die: Die, *, schedule: WriteSchedule, die_record: DieR
         `wanted` and `states` int8 ``[kernel, row, column]`` (P 1, AP 0, -1 where no cell is wanted), the second as read
         at the end, `pulses` uint16, and the counts
         `cells`, `verified`, `gave_up` (wanted cells that are wrong at the end), `writable_wrong` (those among them that
-        the record holds for good).
+        the record holds for good), `changed` (cells that needed a pulse at all) and their `pulses`.
     """
     wanted = schedule.states != DONT_CARE
     broken = np.isin(die_record.cell_class, HARD_DEFECTS)
@@ -78,7 +78,8 @@ def _outcome(
         "verified": int(np.count_nonzero(right)),
         "gave_up": int(np.count_nonzero(wanted & ~right)),
         "writable_wrong": writable_wrong,
-        "pulses_per_cell": float(pulses.sum() / max(1, np.count_nonzero(wanted))),
+        "changed": int(np.count_nonzero(pulses)),
+        "pulses": int(pulses.sum()),
     }
     dims = ("kernel", "row", "column")
     states = np.where(wanted, states, DONT_CARE).astype(np.int8)

@@ -246,6 +246,8 @@ def error_against_defects(results: LotResults, source: ColumnDataSource) -> figu
         y_axis_label="misclassification error (%)",
     )  # fmt: skip
     plot.y_range.start = 0
+    if wide:
+        plot.x_range = Range1d(start=defects.min() / 1.3, end=defects.max() * 1.3)
     plot.xaxis.formatter = NumeralTickFormatter(format="0,0")
     names = run_trainings(results)
     keys = [(TRAININGS[name], [_dots(plot, source, "defects", name, 9)]) for name in names]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -87,18 +87,19 @@ class Recipe:
 
 
 UNAWARE = Recipe(epochs=100, maps=1, images=128, rate=2e-2)
-DIE_AWARE = Recipe(epochs=12, maps=1, images=32, rate=2e-2)
+DIE_AWARE = Recipe(epochs=16, maps=1, images=32, rate=7e-3)
 STATISTICS_AWARE = Recipe(epochs=120, maps=8, images=16, rate=5e-2)
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
-    """Images to train on and the pixels that are looked at."""
+    """Images to train on and the pixels that are looked at; perhaps their augmented versions (`with_variants`)."""
 
     images: Images
     labels: Labels
     pixels: NDArray[np.int64]
     centre: NDArray[np.float64]
+    variants: Tensor | None = None
 
 
 def training_set(images: Images, labels: Labels, inputs: int) -> TrainingSet:
@@ -106,6 +107,12 @@ def training_set(images: Images, labels: Labels, inputs: int) -> TrainingSet:
     values = pool(images)
     pixels = np.sort(np.argsort(-values.std(axis=0), kind="stable")[:inputs])
     return TrainingSet(images, labels, pixels, values[:, pixels].mean(axis=0, dtype=float))
+
+
+def with_variants(data: TrainingSet, strength: float, seed: int) -> TrainingSet:
+    """The set with its augmented versions made beforehand, for many trainings; else each training makes its own."""
+    with one_thread():
+        return replace(data, variants=_augmented(data, strength, torch.Generator().manual_seed(seed)))
 
 
 def train_unaware(
@@ -341,7 +348,9 @@ class _Trainer:
 
     def _batches(self, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs ``[maps, images, n_in]`` and labels ``[maps * images]``, each epoch in a new order."""
-        variants = self._augmented()
+        variants = self._data.variants
+        if variants is None:
+            variants = _augmented(self._data, self.recipe.augmentation, self._generator)
         size, count = self.recipe.maps * self.recipe.images, len(self._labels)
         size = min(size, count)
         order, at = torch.randperm(count, generator=self._generator), 0
@@ -351,17 +360,6 @@ class _Trainer:
             chosen, at = order[at : at + size], at + size
             variant = torch.randint(len(variants), (size,), generator=self._generator)
             yield variants[variant, chosen].view(self.recipe.maps, -1, self._shapes[0][0]), self._labels[chosen]
-
-    def _augmented(self) -> Tensor:
-        """Encoded versions of the training images, ``[variant, image, n_in]``."""
-        images = torch.from_numpy(self._data.images).float()[:, None]
-        centre = torch.from_numpy(self._data.centre.astype(np.float32))
-        out = torch.empty(_VARIANTS, len(images), len(self._data.pixels))
-        for variant in out:
-            moved = _deformed(images, self.recipe.augmentation, self._generator)
-            values = functional.avg_pool2d(moved, 2).flatten(1)[:, self._data.pixels] / 255
-            variant.copy_((values - centre).clamp(-1.0, 1.0))
-        return out
 
     def _sums(self, layer: int, x: Tensor, dies: tuple[Pairs, ...]) -> Tensor:
         return self._groups[layer].sums(x, _sign(self._latent[layer]), dies[layer], guard=self.guard)
@@ -423,6 +421,18 @@ def _die_by_die(x: Tensor, dies: tuple[Pairs, ...], networks: int) -> Iterator[t
     for die in range(count):
         here = slice(die, die + 1)
         yield x[here if len(x) > 1 else slice(None)], tuple(Pairs(pair.a[here], pair.b[here]) for pair in dies)
+
+
+def _augmented(data: TrainingSet, strength: float, generator: torch.Generator) -> Tensor:
+    """Encoded versions of the training images, ``[variant, image, n_in]``."""
+    images = torch.from_numpy(data.images).float()[:, None]
+    centre = torch.from_numpy(data.centre.astype(np.float32))
+    out = torch.empty(_VARIANTS, len(images), len(data.pixels))
+    for variant in out:
+        moved = _deformed(images, strength, generator)
+        values = functional.avg_pool2d(moved, 2).flatten(1)[:, data.pixels] / 255
+        variant.copy_((values - centre).clamp(-1.0, 1.0))
+    return out
 
 
 def _deformed(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:

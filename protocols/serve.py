@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ def serve(
         If the file has a wrong key, or a port is taken.
     """
     from instruments.station import write_station
-    from sim_backends.station import Station, StationConfig, StationError, load_station
+    from sim_backends.station import Station, StationConfig, StationError, load_station, wait_for_end
 
     config = load_station(Path(station)) if Path(station).is_file() else StationConfig(lot=station)
     given: dict[str, Any] = {"seed": seed, "truth": truth, "log": log, "state": state, "realtime": realtime or None}
@@ -44,14 +43,7 @@ def serve(
         console.print(f"lot [bold]{addresses['lot']}[/bold], seed {addresses['seed']}")
         console.print(f"prober  {addresses['prober']}\nboard   {addresses['board']}", highlight=False)
         console.print(f"clients: xbar run mtj-mnist --station {write}\nCtrl-C ends the station", highlight=False)
-        _until_interrupt()
+        wait_for_end(forever=True)
     if config.truth:
         console.print(f"truth: {config.truth}", highlight=False)
 
-
-def _until_interrupt() -> None:
-    try:
-        while True:
-            time.sleep(0.2)
-    except KeyboardInterrupt:
-        return

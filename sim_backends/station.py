@@ -201,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with station:
         sys.stdout.write(json.dumps(station.addresses()) + "\n")
         sys.stdout.flush()
-        _wait_for_end(forever=options.forever)
+        wait_for_end(forever=options.forever)
     return 0
 
 
@@ -233,7 +233,7 @@ def _overridden(config: StationConfig, options: argparse.Namespace) -> StationCo
     return StationConfig.model_validate({**config.model_dump(), **changes})
 
 
-def _wait_for_end(*, forever: bool) -> None:
+def wait_for_end(*, forever: bool) -> None:
     """Return on an interrupt, on SIGTERM, or when standard input closes."""
     end = threading.Event()
     for name in ("SIGTERM", "SIGBREAK"):

@@ -42,12 +42,13 @@ def lot_results(record: Record, protocol: str = "mtj-mnist") -> LotResults:
         raise NothingMeasuredError(f"no die of {protocol} was measured in {record.folder}; run it first")
     sites = [tuple(int(v) for v in site) for site in survey[""][-1]["sites"].values]
     names = [f"c{column}r{row}" for column, row in sites]
+    run = [run for run in record.runs() if run["protocol"] == protocol][-1]
+    names = names[: run["provenance"].get("dies")]  # an earlier run may have gone further on the route
     kept = [i for i, name in enumerate(names) if name in measured]
     dies = [names[i] for i in kept]
     records = [DieRecord.from_dataset(measured[die][-1]) for die in dies]
     software, moved = _latest(record, protocol, SOFTWARE), _latest(record, protocol, MOVED)
     classified = record.results(protocol, CLASSIFY)
-    run = record.runs()[-1]
     return LotResults(
         dies=tuple(dies),
         sites=np.array([sites[i] for i in kept]),
@@ -68,8 +69,11 @@ def lot_results(record: Record, protocol: str = "mtj-mnist") -> LotResults:
 
 
 def _latest(record: Record, protocol: str, function: str) -> xr.Dataset | None:
-    found = record.results(protocol, function).get(COMPUTED)
-    return found[-1] if found else None
+    """What the newest run took as result of a computation; an earlier run may have computed it, and later ones others."""
+    used = [event["data"]["step"] for event in record.events("computed") if event["message"] == function]
+    steps = {step.id: step for step in record.history(protocol, COMPUTED) if step.function == function}
+    held = [steps[step] for step in used if step in steps] or list(steps.values())
+    return record.load(held[-1]) if held else None
 
 
 def _software(data: xr.Dataset | None, training: str) -> NDArray[np.bool_]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
 from analysis.lot_results import MEASURE, PROGRAM
@@ -62,14 +63,11 @@ def score(record: Record, truth_file: Path) -> list[DieScore]:
     """
     truth = _load(truth_file)
     names = [f"c{column}r{row}" for column, row in truth["site"]]
-    protocols = sorted({run["protocol"] for run in record.runs()})
     scores = []
-    for protocol in protocols:
-        programmed = record.results(protocol, PROGRAM)
-        for die, measured in record.results(protocol, MEASURE).items():
-            if die in names:
-                last = programmed[die][-1]["wanted"].values if die in programmed else None
-                scores.append(_score_die(die, names.index(die), truth, DieRecord.from_dataset(measured[-1]), last))
+    for die in names:
+        measured, wanted = _newest(record, die)
+        if measured is not None:
+            scores.append(_score_die(die, names.index(die), truth, DieRecord.from_dataset(measured), wanted))
     if not scores:
         raise TruthError(
             f"{truth_file} holds the dies {', '.join(names[:5])} ..., none of which the record has measured"
@@ -93,6 +91,18 @@ def totals(scores: list[DieScore]) -> dict[str, float]:
         "line_recall": ratio("lines_right", "lines_true"),
         "line_precision": ratio("lines_right", "lines_found"),
     }
+
+
+def _newest(record: Record, die: str) -> tuple[xr.Dataset | None, NDArray[np.int8] | None]:
+    """How a die was measured last, and what was programmed after that (None: nothing), by whatever protocol."""
+    protocols = {run["protocol"] for run in record.runs()}
+    steps = sorted((step for name in protocols for step in record.history(name, die)), key=lambda step: step.id)
+    measured = [step for step in steps if step.function == MEASURE and step.verdict == "pass"]
+    if not measured:
+        return None, None
+    programmed = [step for step in steps if step.function == PROGRAM and step.id > measured[-1].id]
+    wanted = record.load(programmed[-1])["wanted"].values if programmed else None
+    return record.load(measured[-1]), wanted
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -44,6 +44,12 @@ def find(name: str) -> Callable[..., Any]:
     return found
 
 
+def name_in_record(name: str) -> str:
+    """Name of a protocol in the record: that of a script without its folder, so that it is the same from anywhere."""
+    path, _, function = name.rpartition(":")
+    return f"{Path(path).name}:{function}" if path else name
+
+
 def _load(path: Path) -> Any:
     if not path.is_file():
         raise ProtocolNotFoundError(f"no file {path}")
@@ -51,6 +57,7 @@ def _load(path: Path) -> Any:
     if spec is None or spec.loader is None:
         raise ProtocolNotFoundError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    if path.stem not in sys.modules:  # a script called like a module that is in use must not take its place
+        sys.modules[path.stem] = module
     spec.loader.exec_module(module)
     return module

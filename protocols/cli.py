@@ -42,7 +42,7 @@ def run(
     ] = None,
 ) -> None:
     """Run a protocol over a lot; any parameter of the protocol is also an option (--images 200)."""
-    from protocols.catalogue import find
+    from protocols.catalogue import find, name_in_record
     from protocols.parameters import parse
     from protocols.show import run_and_show
 
@@ -51,7 +51,7 @@ def run(
     if json is not None:
         _check_writable(json)
     folder = out or Path("runs") / f"{Path(name.split(':')[0]).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    run_and_show(function, name, parameters, folder, station, lot, seed, dies, json)
+    run_and_show(function, name_in_record(name), parameters, folder, station, lot, seed, dies, json)
 
 
 @app.command()
@@ -185,9 +185,6 @@ def main() -> None:
     """Entry point: errors a user can act on are one message, exit status 1; anything else is a traceback."""
     try:
         app()
-    except KeyboardInterrupt:
-        sys.stderr.write("aborted; the record is complete up to the last step, run the same command to go on\n")
-        raise SystemExit(130) from None
     except Exception as error:
         ours = type(error).__module__.partition(".")[0] in ROOMS
         if not ours and not isinstance(error, OSError):  # a fault of the program: show where

@@ -65,7 +65,7 @@ def execute(
         progress = stack.enter_context(RunProgress(console, opener.station_time))
         opener.progress = progress
         stop = stack.enter_context(StopRequest(progress.message))
-        source = provenance(name, parameters, settings.seed, str(station or f"simulated, lot {lot}"))
+        source = provenance(name, parameters, settings.seed, str(station or f"simulated, lot {lot}"), settings.dies)
         run = Run(record, name, settings, opener, progress, stop, source)
         began = time.monotonic()
         try:
@@ -78,17 +78,17 @@ def execute(
             value, status = None, "stopped"
         except BaseException:
             run.close(failed=True)
-            _end(record, run, "failed", began, opener.station_time())
+            _end(record, run, "failed", began, opener)
             raise
-        _end(record, run, status, began, opener.station_time())
+        _end(record, run, status, began, opener)
         value = value(record) if callable(value) else value
     return Outcome(status, value, out)
 
 
-def _end(record: Record, run: Run, status: str, began: float, station_s: float | None) -> None:
+def _end(record: Record, run: Run, status: str, began: float, opener: _StationOpener) -> None:
     """Close the run with the time it took; storage comes after safety, always."""
     wall = time.monotonic() - began
-    record.event(run.id, "time", f"run {status}", wall_s=wall, station_s=wall if station_s is None else station_s)
+    record.event(run.id, "time", f"run {status}", wall_s=wall, station_s=opener.spent(wall))
     record.end_run(run.id, status)
 
 
@@ -99,6 +99,7 @@ class _StationOpener:
         self._stack, self._record, self._station = stack, record, station
         self._lot, self._seed, self._out = lot, seed, out
         self._clock: Callable[[], float | None] = lambda: None
+        self._connected, self._began = False, 0.0
         self.progress: RunProgress | None = None
 
     def __call__(self, run: int) -> Bench:
@@ -106,14 +107,23 @@ class _StationOpener:
 
         path = self._station or self._stack.enter_context(simulated_station(self._lot, self._seed, self._out))
         station = self._stack.enter_context(load_station(path))
+        self._connected, self._began = True, station.elapsed() or 0.0  # the clock of a station goes on over runs
         self._clock = station.elapsed
         self._record.event(run, "station", f"connected by {path}", station=Path(path).read_text(encoding="utf-8"))
         report = self.progress.progress if self.progress else (lambda text, share: None)
         return Bench(station.prober, station.array, self._record, run, report=report)
 
     def station_time(self) -> float | None:
-        """Seconds by the station's own clock since it was started, if it keeps one."""
-        return self._clock()
+        """Seconds by the station's own clock since this run connected to it, if it keeps one."""
+        now = self._clock()
+        return None if now is None else now - self._began
+
+    def spent(self, wall: float) -> float:
+        """Station time of a run of `wall` seconds: the wall's where the station has no clock, 0 without a station."""
+        if not self._connected:
+            return 0.0
+        by_clock = self.station_time()
+        return wall if by_clock is None else by_clock
 
 
 @contextmanager

@@ -23,14 +23,15 @@ from mapping import training
 from mapping.defects import DefectStatistics
 from mapping.die_record import DieRecord
 from mapping.geometry import ArrayGeometry
-from mapping.mnist import Digits, load_mnist
+from mapping.mnist import SIDE, Digits, load_mnist
 from mapping.network import BinaryNetwork, calibrate, ideal_multiply
 from mapping.placement import place
 from mapping.schedule import WriteSchedule, build_schedule
 from mapping.training import Architecture, Recipe
 from protocols.bench import Bench, Die
-from protocols.characterise import check_contact, measure_states
+from protocols.characterise import WRITE, check_contact, measure_states
 from protocols.inference import ArrayMultiplier
+from protocols.limits import check_pulses, check_read_voltage
 from protocols.run import Run, protocol
 from protocols.write_verify import program
 
@@ -82,7 +83,10 @@ def mtj_mnist(
     digits = load_mnist(mnist).first_test(images)
     architecture = Architecture(inputs=inputs, hidden=hidden)
     geometry = ArrayGeometry.from_dict(run.survey().attrs["geometry"])
+    check_size(architecture, epochs)
     check_fit(architecture, geometry)
+    check_read_voltage(run.survey(), v_read)
+    check_pulses(run.survey(), WRITE)
     dies, records = _measure_lot(run, v_read)
     networks = _train(run, digits, architecture, records, epochs)
     run.compute(software, networks=networks["all"], digits=digits, geometry=geometry)
@@ -91,6 +95,20 @@ def mtj_mnist(
                 seed=run.settings.seed)  # fmt: skip
     _measure_networks(run, dies, records, networks, digits)
     return lot_results
+
+
+class SizeError(ValueError):
+    """A size of the network or of its training is out of range."""
+
+
+def check_size(architecture: Architecture, epochs: int | None) -> None:
+    """Raise `SizeError` if there is no such network or training."""
+    if not 1 <= architecture.inputs <= SIDE**2:
+        raise SizeError(f"inputs {architecture.inputs}: images have {SIDE**2} pixels, choose 1 to {SIDE**2} of them")
+    if architecture.hidden < 1:
+        raise SizeError(f"hidden {architecture.hidden}: at least 1 hidden unit is needed")
+    if epochs is not None and epochs < 1:
+        raise SizeError(f"epochs {epochs}: at least 1 is needed; leave it out for each training's own number")
 
 
 def check_fit(architecture: Architecture, geometry: ArrayGeometry) -> None:

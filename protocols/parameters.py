@@ -12,6 +12,10 @@ from typing import Any
 from quantiphy import InvalidNumber, Quantity
 
 
+#: Unit that a parameter has by the first word of its name (``v_read``); a value with another one is a slip.
+UNITS = {"v": "V", "i": "A", "r": "Ohm", "g": "S", "t": "s"}
+
+
 class ParameterError(ValueError):
     """A parameter is unknown or cannot be read; the message lists what there is."""
 
@@ -55,10 +59,19 @@ def _value(name: str, text: str, hint: Any) -> Any:
         if hint is int:
             return int(text)
         if hint is float:
-            return float(Quantity(text))
+            return _number(name, text)
         if hint is Path:
             return Path(text)
     except (ValueError, KeyError, InvalidNumber) as error:
         kind = {bool: "yes or no", int: "a whole number", float: "a number, with a unit if you like (100mV, 200ns)"}
         raise ParameterError(f"{name}={text!r} is not {kind.get(hint, hint)}") from error
     return text
+
+
+def _number(name: str, text: str) -> float:
+    """A number with or without unit; where the parameter's name tells its unit, no other one is taken."""
+    quantity = Quantity(text)
+    unit = UNITS.get(name.partition("_")[0])
+    if unit is not None and quantity.units not in ("", unit):
+        raise ParameterError(f"{name}={text!r} is in {quantity.units}; {name} is given in {unit}")
+    return float(quantity)

@@ -8,7 +8,8 @@ from rich.table import Table
 
 from mapping.die_record import DieRecord
 from mapping.schedule import WriteSchedule
-from protocols.characterise import check_contact, measure_states
+from protocols.characterise import WRITE, check_contact, measure_states
+from protocols.limits import check_pulses, check_read_voltage
 from protocols.run import Run, protocol
 from protocols.write_verify import program
 
@@ -30,6 +31,10 @@ def program_lot(run: Run, schedule: Path, *, v_read: float = 0.1) -> Table:
     """
     plan = WriteSchedule.load(schedule)
     check_geometry(run, plan)
+    check_read_voltage(run.survey(), v_read)
+    check_read_voltage(run.survey(), plan.verify.v_read)
+    for pulse in (WRITE, plan.pulse):
+        check_pulses(run.survey(), pulse)
     table = Table("die", "verdict", "cells", "right", "gave up", "known broken", "pulses", title=schedule.name)
     for die in run.dies():
         if run.step(check_contact, die).attrs["verdict"] != "pass":

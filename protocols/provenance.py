@@ -12,12 +12,15 @@ from typing import Any
 PACKAGES = ("xbarlab", "numpy", "torch", "scipy", "xarray", "qcodes", "pyvisa", "pyserial", "h5py", "pandas")
 
 
-def provenance(protocol: str, inputs: dict[str, Any], seed: int, station: str) -> dict[str, Any]:
+def provenance(
+    protocol: str, inputs: dict[str, Any], seed: int, station: str, dies: int | None = None
+) -> dict[str, Any]:
     """What is kept with a run, all of it JSON."""
     return {
         "protocol": protocol,
         "inputs": {key: str(value) for key, value in inputs.items()},
         "seed": seed,
+        "dies": dies,
         "station": station,
         "command": sys.argv,
         "python": platform.python_version(),

@@ -134,6 +134,7 @@ class Run:
             self._stop.check()
             self.rest()
             found = self._execute(lambda: function(self._watch.progress, **inputs), COMPUTED, name, source, key, inputs)
+        self.record.event(self.id, "computed", name, COMPUTED, step=found.id)  # which of several holds in this run
         return self.record.load(found)
 
     def now(self) -> float:
@@ -243,6 +244,7 @@ def _survey(bench: Bench, die: None) -> xr.Dataset:
         "array": bench.array.identify(),
         "chuck_temperature": bench.prober.chuck_temperature(),
         "geometry": geometry,
+        "limits": {name: getattr(capabilities, name) for name in ("v_min", "v_max", "v_read_max", "dac_lsb")},
     }
     return xr.Dataset({"sites": (("die", "axis"), np.asarray(sites, np.int64))}, attrs=attrs)
 

@@ -16,6 +16,9 @@ from analysis.results import LotResults
 from protocols.execute import Outcome, execute
 from protocols.run import RunSettings
 
+#: Exit status of a run that was stopped or aborted by Ctrl-C and can be gone on with; the shell's number for that.
+STOPPED = 130
+
 
 def run_and_show(
     function: Callable[..., Any],
@@ -31,13 +34,21 @@ def run_and_show(
     """Run a protocol; print its table, write its report and, if wanted, its numbers as JSON."""
     console = Console(stderr=False)
     settings = RunSettings(seed, dies)
-    outcome = execute(function, name, parameters, out=out, station=station, lot=lot, settings=settings, console=console)
+    where: dict[str, Any] = {"out": out, "station": station, "lot": lot, "settings": settings, "console": console}
+    try:
+        outcome = execute(function, name, parameters, **where)
+    except KeyboardInterrupt:
+        text = f"aborted; the record is complete up to the last step, run the same command with --out {out} to go on"
+        console.print(text, soft_wrap=True, highlight=False)
+        raise SystemExit(STOPPED) from None
     value = outcome.value
     if isinstance(value, LotResults):
         show_lot(console, value, out, json_path)
     elif value is not None:
         console.print(value)
     _say_how_to_go_on(console, outcome)
+    if outcome.status == "stopped":  # a script that goes on after us must see that the run is not finished
+        raise SystemExit(STOPPED)
 
 
 def show_lot(console: Console, results: LotResults, out: Path, json_path: Path | None) -> None:

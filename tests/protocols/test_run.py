@@ -52,6 +52,7 @@ class ScriptedBench:
         class Caps:
             rows = columns = kernels = blocks = block_rows = block_columns = 1
             kernel_block = kernel_row = kernel_column = (0,)
+            v_min, v_max, v_read_max, dac_lsb = -1.0, 1.0, 0.3, 1e-3
 
         return Caps
 

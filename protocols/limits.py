@@ -1,0 +1,51 @@
+"""Voltages of a protocol against what the station's array tester allows, checked before anything moves."""
+
+from __future__ import annotations
+
+import xarray as xr
+
+from instruments.roles import LimitError
+from mapping.coding import AP, P
+from mapping.schedule import PulseSettings
+
+
+def check_read_voltage(survey: xr.Dataset, v_read: float) -> None:
+    """Refuse a read voltage that the tester would refuse, or that its converter cannot tell from nothing.
+
+    Parameters
+    ----------
+    survey : xarray.Dataset
+        What `Run.survey` gives.
+    v_read : float
+        Read voltage (V). Half of it is put out too, to measure how conductance depends on voltage.
+
+    Raises
+    ------
+    LimitError
+        With the voltages that are possible.
+    """
+    limits = survey.attrs["limits"]
+    smallest, largest = 2 * limits["dac_lsb"], limits["v_read_max"]
+    if not smallest <= abs(v_read) <= largest:  # written so that NaN is refused
+        raise LimitError(
+            f"v_read {v_read:g} V: this station reads with {smallest:.2g} V to {largest:g} V, either sign; "
+            "choose another, such as --set v_read=100mV"
+        )
+
+
+def check_pulses(survey: xr.Dataset, pulse: PulseSettings) -> None:
+    """Refuse pulses of which an attempt would go beyond what the tester fires: a die would be left half written.
+
+    Raises
+    ------
+    LimitError
+        With the limits.
+    """
+    limits = survey.attrs["limits"]
+    for state in (AP, P):
+        strongest = pulse.amplitude(state, pulse.attempts_max - 1)
+        if not limits["v_min"] <= strongest <= limits["v_max"]:
+            raise LimitError(
+                f"pulses to {'AP' if state == AP else 'P'} go up to {strongest:g} V, this station fires "
+                f"{limits['v_min']:g} V to {limits['v_max']:g} V; see pulse_limit in the station file"
+            )

@@ -1,0 +1,98 @@
+"""The `xbar` command as tests call it: in this process, as a process of its own, and a station served by hand."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+from protocols.cli import main
+
+#: The command, independent of where the interpreter keeps its scripts.
+XBAR = (sys.executable, "-c", "from protocols.cli import main; main()")
+PATIENCE = 60.0  # s
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a command ended: exit status and everything it said."""
+
+    status: int
+    said: str
+
+
+def xbar(*arguments: object) -> Finished:
+    """Run a command in this process."""
+    said, status = io.StringIO(), 0
+    with (
+        mock.patch.object(sys, "argv", ["xbar", *map(str, arguments)]),
+        contextlib.redirect_stdout(said),
+        contextlib.redirect_stderr(said),
+    ):
+        try:
+            main()
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    return Finished(status, said.getvalue())
+
+
+def start_xbar(*arguments: object, said: Path, **environment: str) -> subprocess.Popen[bytes]:
+    """Start a command as a process of its own; what it says goes to a file (a full pipe would hold it up)."""
+    with said.open("wb") as file:
+        return subprocess.Popen(
+            [*XBAR, *map(str, arguments)],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+        )
+
+
+def run_xbar(*arguments: object, said: Path) -> Finished:
+    """Run a command as a process of its own."""
+    with ended(start_xbar(*arguments, said=said)) as process:
+        status = process.wait(5 * PATIENCE)
+    return Finished(status, said.read_text(encoding="utf-8"))
+
+
+@contextlib.contextmanager
+def served(*arguments: object, write: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`xbar sim ...` as somebody serves it in another terminal, up when this gives it."""
+    said = write.with_suffix(".said")
+    with ended(start_xbar("sim", *arguments, "--write", write, said=said)) as process:
+        wait_for(lambda: "Ctrl-C ends" in said.read_text(encoding="utf-8") or process.poll() is not None)
+        assert process.poll() is None, said.read_text(encoding="utf-8")
+        yield process
+
+
+def end_served(process: subprocess.Popen[bytes], number: int | None = None) -> int:
+    """End what `served` started as from its terminal (or by `number`), and give its exit status."""
+    process.send_signal(number or getattr(signal, "CTRL_BREAK_EVENT", signal.SIGINT))
+    return process.wait(PATIENCE)
+
+
+@contextlib.contextmanager
+def ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """Whatever happens in between, the process is gone afterwards."""
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def wait_for(condition, patience: float = PATIENCE) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)

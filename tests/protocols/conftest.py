@@ -1,0 +1,88 @@
+"""The `xbar` command as a test calls it, and a simulated station whose log tells whether anything moved."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a command ended: exit status and everything it said."""
+
+    status: int
+    said: str
+
+
+@pytest.fixture
+def xbar(monkeypatch, capsys):
+    """Runs a command in this process, through the entry point that the installed command has."""
+    from protocols.cli import main
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["xbar", *map(str, arguments)])
+        capsys.readouterr()
+        status = 0
+        try:
+            main()
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        output = capsys.readouterr()
+        return Finished(status, output.out + output.err)
+
+    return run
+
+
+class Served:
+    """A simulated station: the station file for clients, and what physically happened since it was last asked."""
+
+    def __init__(self, file: Path, log: Path) -> None:
+        self.file, self._log, self._seen = file, log, 0
+        self.new_actions()
+
+    def new_actions(self) -> list[dict]:
+        """Moves, contacts, pulses, reads and products since the last call."""
+        from instruments.station import load_station
+
+        with load_station(self.file) as station:  # an emergency stop brings the log to its file
+            station.array.safe()
+            station.array.reset()
+        entries = [json.loads(line) for line in self._log.read_text(encoding="utf-8").splitlines()]
+        new, self._seen = entries[self._seen :], len(entries)
+        return [entry for entry in new if entry["what"] in ("move", "contact", "pulse", "read", "multiply")]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A station that the tests of a module share."""
+    from protocols.execute import simulated_station
+
+    folder = tmp_path_factory.mktemp("served")
+    with simulated_station("mtj", 0, folder) as file:
+        yield Served(file, folder / "station" / "physical.jsonl")
+
+
+@pytest.fixture(scope="module")
+def bench(served, tmp_path_factory):
+    """A bench over the station of the module, its pulses kept in a record of its own; left safely at the end."""
+    from analysis.record import Record
+    from instruments.station import load_station
+    from protocols.bench import Bench
+
+    with Record.open(tmp_path_factory.mktemp("lot")) as record, load_station(served.file) as station:
+        bench = Bench(station.prober, station.array, record, record.begin_run("test", {}))
+        yield bench
+        bench.leave()
+
+
+@pytest.fixture(scope="module")
+def die(bench):
+    """The first die of the route, in contact."""
+    from protocols.bench import Die
+
+    site = bench.prober.die_sites()[0]
+    first = Die(str(site), site, 0)
+    bench.enter(first)
+    return first

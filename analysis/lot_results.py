@@ -57,7 +57,7 @@ def lot_results(record: Record, protocol: str = "mtj-mnist") -> LotResults:
         moved_emulated=np.full((len(dies), len(dies)), np.nan) if moved is None else moved["error"].values,
         moved_measured=tuple(_moved_entries(classified, dies)),
         sensitivity=_sensitivity(_latest(record, protocol, SENSITIVITY)),
-        programming=_programming(record.results(protocol, PROGRAM)),
+        programming=_programming({d: r for d, r in record.results(protocol, PROGRAM).items() if d in dies}),
         time=_time(record, protocol),
         seed=int(run["provenance"]["seed"]),
         data="" if software is None else str(software.attrs["data"]),
@@ -69,7 +69,7 @@ def lot_results(record: Record, protocol: str = "mtj-mnist") -> LotResults:
 
 
 def _latest(record: Record, protocol: str, function: str) -> xr.Dataset | None:
-    """What the newest run took as result of a computation; an earlier run may have computed it, and later ones others."""
+    """What the newest run took as the result of a computation: not the newest one, if it came from the record."""
     used = [event["data"]["step"] for event in record.events("computed") if event["message"] == function]
     steps = {step.id: step for step in record.history(protocol, COMPUTED) if step.function == function}
     held = [steps[step] for step in used if step in steps] or list(steps.values())

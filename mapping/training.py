@@ -87,7 +87,7 @@ class Recipe:
 
 
 UNAWARE = Recipe(epochs=100, maps=1, images=128, rate=2e-2)
-DIE_AWARE = Recipe(epochs=16, maps=1, images=32, rate=7e-3)
+DIE_AWARE = Recipe(epochs=24, maps=1, images=32, rate=7e-3)
 STATISTICS_AWARE = Recipe(epochs=120, maps=8, images=16, rate=5e-2)
 
 

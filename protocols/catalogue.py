@@ -53,11 +53,11 @@ def name_in_record(name: str) -> str:
 def _load(path: Path) -> Any:
     if not path.is_file():
         raise ProtocolNotFoundError(f"no file {path}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = path.name  # with its suffix: a script called like a module that is in use must not take its place
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ProtocolNotFoundError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    if path.stem not in sys.modules:  # a script called like a module that is in use must not take its place
-        sys.modules[path.stem] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module

@@ -52,6 +52,8 @@ def scatter_likeness(now: np.ndarray, g_p: np.ndarray, g_ap: np.ndarray) -> floa
     cannot look alike by construction.
     """
     good = np.isfinite(g_p) & np.isfinite(now)
+    if not good.any():
+        return 0.0
     middle = (np.median(g_p[good]) + np.median(g_ap[good])) / 2
     measured, recorded = [], []
     for state, reference in ((now > middle, g_p), (now <= middle, g_ap)):

@@ -21,8 +21,9 @@ from protocols.mtj_mnist import CALIBRATION_IMAGES
 FloatArray = NDArray[np.float64]
 
 
-#: Shorter than at the station, for there are many points; docs/simulation.md says what that costs.
-DIE_AWARE = replace(training.DIE_AWARE, epochs=4)
+#: Shorter (and where that helps, steeper) than at the station, for there are many points; docs/simulation.md says what
+#: that costs.
+DIE_AWARE = replace(training.DIE_AWARE, epochs=7, rate=1.2e-2)
 STATISTICS_AWARE = replace(training.STATISTICS_AWARE, epochs=60)
 
 

@@ -11,9 +11,11 @@ from typing import Any
 
 from quantiphy import InvalidNumber, Quantity
 
-
 #: Unit that a parameter has by the first word of its name (``v_read``); a value with another one is a slip.
 UNITS = {"v": "V", "i": "A", "r": "Ohm", "g": "S", "t": "s"}
+
+#: Units that a number may have where the name of its parameter tells none.
+PLAIN = ("V", "A", "Ohm", "Ω", "S", "s", "Hz", "F", "W", "J", "m", "K", "C", "°C", "T")
 
 
 class ParameterError(ValueError):
@@ -62,6 +64,8 @@ def _value(name: str, text: str, hint: Any) -> Any:
             return _number(name, text)
         if hint is Path:
             return Path(text)
+    except ParameterError:
+        raise
     except (ValueError, KeyError, InvalidNumber) as error:
         kind = {bool: "yes or no", int: "a whole number", float: "a number, with a unit if you like (100mV, 200ns)"}
         raise ParameterError(f"{name}={text!r} is not {kind.get(hint, hint)}") from error
@@ -69,9 +73,18 @@ def _value(name: str, text: str, hint: Any) -> Any:
 
 
 def _number(name: str, text: str) -> float:
-    """A number with or without unit; where the parameter's name tells its unit, no other one is taken."""
+    """A number with or without unit; where the parameter's name tells its unit, no other one is taken.
+
+    A prefix after an exponent (``2e2 ns``) is refused: quantiphy takes it for part of the unit and leaves it out.
+    """
     quantity = Quantity(text)
+    if quantity.units == "%":
+        return float(quantity) / 100
     unit = UNITS.get(name.partition("_")[0])
-    if unit is not None and quantity.units not in ("", unit):
-        raise ParameterError(f"{name}={text!r} is in {quantity.units}; {name} is given in {unit}")
+    allowed = ("", unit) if unit else ("", *PLAIN)
+    if quantity.units not in allowed:
+        hint = f"{name} is given in {unit}" if unit else f"known are {', '.join(PLAIN)}"
+        raise ParameterError(
+            f"{name}={text!r} is in {quantity.units}; {hint}, with a prefix (200 ns) or an exponent (2e-7), not both"
+        )
     return float(quantity)

@@ -46,4 +46,3 @@ def serve(
         wait_for_end(forever=True)
     if config.truth:
         console.print(f"truth: {config.truth}", highlight=False)
-

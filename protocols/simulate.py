@@ -49,7 +49,10 @@ VALUES: dict[str, tuple[float, ...]] = {
 SOURCES = (training, defects, network, emulation, classify_cells, drawn_dies, lot_methods)
 EMULATED = "every error is emulated from die records; nothing here was measured through arrays"
 FILE = "lots.json"
-UNITS = {"defect_rate": " x", "short": " Ohm", "selector": " Ohm"}
+CAPTION = (
+    "rate in multiples of the lot's own, short and selector in Ohm; statistics are\n"
+    "fitted from every other die, both halves are in lots.html and lots.json"
+)
 
 
 class LotsFolderError(ValueError):
@@ -307,13 +310,16 @@ def _show(console: Console, study: _Study) -> None:
 
 def table(numbers: dict[str, Any]) -> Table:
     """Mean error of every method at every value."""
-    out = Table(title="Mean error over dies (%), emulated from die records", box=box.SIMPLE_HEAD, title_justify="left")
-    for heading in ("", "software", *TRAININGS.values()):
-        out.add_column(heading.replace("-", "-\n"), justify="right" if heading else "left", vertical="bottom")
+    title = "Mean error over dies (%), emulated from die records"
+    out = Table(title=title, caption=CAPTION, box=box.SIMPLE_HEAD, padding=0, title_justify="left",
+                caption_justify="left")  # fmt: skip
+    out.add_column("", no_wrap=True)
+    for heading in ("software", *TRAININGS.values()):
+        short = heading.replace("statistics", "stats").replace("-", "-\n")
+        out.add_column(short, justify="right", vertical="bottom")
     for name, sweep in numbers["sweeps"].items():
         for point in sweep["points"]:
             shown = [f"{100 * point['methods'][method]['mean']:.1f}" for method in ("software", *TRAININGS)]
-            out.add_row(f"{name.replace('_', ' ')} {point['value']:g}{UNITS[name]}", *shown)
+            out.add_row(f"{name.split('_')[-1]} {point['value']:g}", *shown)
         out.add_section()
-    out.caption = "statistics are fitted from every other die; both halves are in lots.html and lots.json"
     return out

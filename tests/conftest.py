@@ -2,5 +2,7 @@
 
 from hypothesis import settings
 
+pytest_plugins = ["pytester"]
+
 settings.register_profile("xbarlab", deadline=None)
 settings.load_profile("xbarlab")

@@ -1,6 +1,7 @@
 """`xbar run mtj-mnist`, the whole way: JSON, report, the same numbers again, a station served by hand, the truth."""
 
 import json
+import shutil
 import signal
 import time
 from collections import Counter
@@ -106,7 +107,7 @@ def test_the_report_is_one_file_that_needs_no_other(first):
     text = (folder / "report.html").read_text(encoding="utf-8")
     page = _Links()
     page.feed(text)
-    assert page.tags["img"] + page.tags["svg"] > 0
+    assert page.tags["img"] + page.tags["svg"] + page.tags["script"] > 0
     assert [link for link in page.links if not link.startswith(("#", "data:"))] == []
     assert "@import" not in text
     assert all(name in text for name in numbers["names"])
@@ -204,15 +205,20 @@ def test_the_same_command_again_comes_from_the_record_without_a_station(first, s
 
 
 def test_report_gives_the_same_numbers_from_the_record(by_hand, tmp_path):
+    """Also when another protocol has been run over the lot since."""
     folder, numbers, *_ = by_hand
-    done = xbar("report", folder, "--json", tmp_path / "report.json")
+    shutil.copytree(folder, tmp_path / "lot")
+    with Record.open(tmp_path / "lot") as record:
+        record.begin_run("noise.py:noise", {"seed": SEED + 1})
+    done = xbar("report", tmp_path / "lot", "--json", tmp_path / "report.json")
     assert done.status == 0, done.said
     again = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert again["error"] == numbers["error"] and again["seed"] == SEED
+    assert again["provenance"] == numbers["provenance"]
 
 
 def test_what_was_found_and_programmed_agrees_with_the_truth(by_hand, tmp_path):
-    folder, numbers, _, truth = by_hand
+    folder, _, _, truth = by_hand
     done = xbar("score", folder, truth, "--json", tmp_path / "score.json")
     assert done.status == 0, done.said
     score = json.loads((tmp_path / "score.json").read_text(encoding="utf-8"))
@@ -224,6 +230,33 @@ def test_what_was_found_and_programmed_agrees_with_the_truth(by_hand, tmp_path):
         assert die["healthy"] > 1000 and die["defects_true"] > 10
         assert die["lines_true"] == _dead_lines(die["die"])
     assert sum(die["lines_true"] for die in score["per_die"]) >= 3
+
+
+def test_fewer_dies_and_pictures_and_back_again(first, small, tmp_path):
+    """Results are those of the newest run, whatever an earlier one left in the folder; nothing is mixed."""
+    folder, numbers = first
+    shutil.copytree(folder, tmp_path / "lot")
+
+    def run(**changed):
+        options = dict(zip(small[::2], small[1::2], strict=True)) | {f"--{key}": v for key, v in changed.items()}
+        flat = [part for pair in options.items() for part in pair]
+        json_file = tmp_path / "run.json"
+        done = xbar("run", "mtj-mnist", *flat, "--seed", SEED, "--out", tmp_path / "lot", "--json", json_file)
+        assert done.status == 0, done.said
+        return json.loads(json_file.read_text(encoding="utf-8"))
+
+    fewer = run(dies=2, images=40)
+    assert (fewer["dies"], fewer["images"], fewer["names"]) == (2, 40, numbers["names"][:2])
+    assert len(fewer["error"]["die_aware"]["per_die"]) == len(fewer["defects"]["per_die"]) == 2
+    assert fewer["programming"]["cells"] < numbers["programming"]["cells"]
+    again = run()
+    assert (again["dies"], again["images"], again["names"]) == (3, IMAGES, numbers["names"])
+    assert again["error"]["software"] == numbers["error"]["software"]
+    assert again["error"]["die_aware_moved"]["emulated"] == numbers["error"]["die_aware_moved"]["emulated"]
+    assert again["sensitivity"] == numbers["sensitivity"]
+    assert again["programming"]["cells"] == numbers["programming"]["cells"]
+    for name in ("unaware", "die_aware", "statistics_aware"):  # measured again on dies that read with noise
+        assert again["error"][name]["mean"] == pytest.approx(numbers["error"][name]["mean"], abs=0.1)
 
 
 def _dead_lines(die):

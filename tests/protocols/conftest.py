@@ -39,7 +39,7 @@ class Served:
     """A simulated station: the station file for clients, and what physically happened since it was last asked."""
 
     def __init__(self, file: Path, log: Path) -> None:
-        self.file, self._log, self._seen = file, log, 0
+        self.file, self.log, self._seen = file, log, 0
         self.new_actions()
 
     def new_actions(self) -> list[dict]:
@@ -49,7 +49,7 @@ class Served:
         with load_station(self.file) as station:  # an emergency stop brings the log to its file
             station.array.safe()
             station.array.reset()
-        entries = [json.loads(line) for line in self._log.read_text(encoding="utf-8").splitlines()]
+        entries = [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines()]
         new, self._seen = entries[self._seen :], len(entries)
         return [entry for entry in new if entry["what"] in ("move", "contact", "pulse", "read", "multiply")]
 

@@ -186,7 +186,9 @@ def test_pulses_beyond_the_limit_of_the_station(with_station):
 
 
 def test_a_protocol_that_does_not_exist(refused, tmp_path):
-    refused("run", "mtj-minst", "--out", tmp_path / "lot", says=["'mtj-minst'", "mtj-mnist", "my_script.py:my_protocol"])
+    refused(
+        "run", "mtj-minst", "--out", tmp_path / "lot", says=["'mtj-minst'", "mtj-mnist", "my_script.py:my_protocol"]
+    )
     refused("run", f"{tmp_path / 'none.py'}:p", "--out", tmp_path / "lot", says="none.py")
 
 

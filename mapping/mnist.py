@@ -139,4 +139,4 @@ def _read(path: Path, kind: str) -> NDArray[np.uint8]:
         raise MnistError(
             f"{path} holds {len(data) - header} bytes of data, its header says {wanted}; it is cut or damaged"
         )
-    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+    return np.frombuffer(data, np.uint8, offset=header).reshape(shape).copy()  # writable, as torch wants it

@@ -111,7 +111,7 @@ def simulate(
     seeds: Annotated[int, typer.Option(help="Training seeds to average over.", min=1)] = 1,
     dies: Annotated[int, typer.Option(help="Dies drawn at every point.", min=2)] = 36,
     epochs: Annotated[
-        int | None, typer.Option(help="Epochs of training; the protocol's own number if left out.")
+        int | None, typer.Option(help="Epochs of every training; by default each has its own number.")
     ] = None,
     seed: Annotated[int, typer.Option(help="First seed.", min=0)] = 0,
     lot: LotName = "mtj",

@@ -40,6 +40,7 @@ from mapping.die_record import CellClass
 TRAINING_COLOURS = {
     "unaware": "#D55E00",
     "unaware_guarded": "#56B4E9",
+    "unaware_calibrated": "#7F7F7F",
     "die_aware": "#0072B2",
     "die_aware_moved": "#CC79A7",
     "statistics_aware": "#009E73",
@@ -48,6 +49,7 @@ TRAINING_COLOURS = {
 MARKERS = {
     "unaware": "triangle",
     "unaware_guarded": "hex",
+    "unaware_calibrated": "plus",
     "die_aware": "circle",
     "die_aware_moved": "inverted_triangle",
     "statistics_aware": "square",

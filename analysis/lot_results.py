@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from analysis import summary
 from analysis.record import COMPUTED, Record
 from analysis.results import LotResults, Training
 from mapping.die_record import CellClass, DieRecord, LineFault
@@ -21,7 +22,7 @@ CLASSIFY = "protocols.mtj_mnist.classify_images"
 SOFTWARE = "protocols.mtj_mnist.software"
 MOVED = "protocols.mtj_mnist.emulate_moved"
 SENSITIVITY = "protocols.mtj_mnist.sensitivity"
-TRAININGS = ("unaware", "unaware_guarded", "die_aware", "die_aware_moved", "statistics_aware", "calibrated")
+TRAININGS = tuple(summary.TRAININGS)
 
 
 class NothingMeasuredError(RuntimeError):

@@ -22,7 +22,7 @@ class Training:
     Attributes
     ----------
     name : str
-        ``unaware``, ``unaware_guarded``, ``die_aware``, ``die_aware_moved``, ``statistics_aware`` or ``calibrated``.
+        A key of `analysis.summary.TRAININGS`.
     correct : bool ``[measured die, image]``
         Whether each test image was classified right on each die (for a moved network: on the die it was moved to).
     software_correct : bool ``[image]``

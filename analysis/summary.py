@@ -17,6 +17,7 @@ from analysis.results import DEFECTS, BoolArray, FloatArray, LotResults, Trainin
 TRAININGS = {
     "unaware": "unaware",
     "unaware_guarded": "unaware, guarded",
+    "unaware_calibrated": "unaware, calibrated",
     "die_aware": "die-aware",
     "die_aware_moved": "die-aware, moved",
     "statistics_aware": "statistics-aware",
@@ -27,7 +28,7 @@ TRAININGS = {
 CLOSE = 0.02
 
 #: A run without these is complete too.
-OPTIONAL = ("unaware_guarded",)
+OPTIONAL = ("unaware_guarded", "unaware_calibrated")
 
 BOOTSTRAP_DRAWS = 2000
 _CHUNK = 100

@@ -94,6 +94,7 @@ class Methods:
         return {
             "unaware": self.emulated([unaware] * len(records), records),
             "unaware_guarded": self.emulated([guarded] * len(records), records),
+            "unaware_calibrated": self.calibrated(guarded, records, report),
             "die_aware": self.emulated(own, records),
             "die_aware_moved": self.emulated([own[-1], *own[:-1]], records),
             "statistics_aware": self.emulated([general] * len(records), records),

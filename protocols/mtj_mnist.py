@@ -297,13 +297,15 @@ def _measure_networks(
         place = known[die]
         on_die = _OnDie(run, die, records[place], digits)
         on_die.measure("unaware", networks["all"]["unaware"])
-        on_die.measure("unaware_guarded", networks["all"]["unaware_guarded"])
+        guarded = networks["all"]["unaware_guarded"]
+        on_die.measure("unaware_guarded", guarded)
+        on_die.calibrated("unaware_calibrated", guarded)  # the control: what calibration does without robust training
         on_die.measure("die_aware", networks["die_aware"][place], of=die.name)
         for source in (i for i, j in moved if j == place):
             on_die.measure("die_aware_moved", networks["die_aware"][source], of=dies[source].name)
         general = networks["all"]["statistics_aware"]
         on_die.measure("statistics_aware", general)
-        on_die.calibrated(general)
+        on_die.calibrated("calibrated", general)
 
 
 def moved_entries(dies: int, rng: np.random.Generator) -> list[tuple[int, int]]:
@@ -325,7 +327,7 @@ class _OnDie:
         self._run.step(program, self._die, schedule=schedule, die_record=self._record)
         self._classify(name, network, schedule, of)
 
-    def calibrated(self, network: BinaryNetwork) -> None:
+    def calibrated(self, name: str, network: BinaryNetwork) -> None:
         """Calibrate the network that is on the die, and run the test images again."""
         schedule, digits = self._schedule(network), self._digits
         step = np.linspace(0, len(digits.train_images) - 1, CALIBRATION_IMAGES).astype(int)
@@ -337,7 +339,7 @@ class _OnDie:
             die_record=self._record,
             images=digits.train_images[np.unique(step)],
         )
-        self._classify("calibrated", network_of(found), schedule, "")
+        self._classify(name, network_of(found), schedule, "")
 
     def _schedule(self, network: BinaryNetwork) -> WriteSchedule:
         return build_schedule(network.weights, network.place(self._record.geometry), die=self._record)

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from analysis.summary import TRAININGS
 from mapping.die_record import HARD_DEFECTS, CellClass
 from mapping.mnist import Digits, load_mnist
 from mapping.network import ideal_multiply
@@ -133,7 +134,7 @@ def test_results_have_every_number(study):
     assert [p["value"] for p in found["sweeps"]["defect_rate"]["points"]] == [1.0, 4.0]
     assert [p["value"] for p in found["sweeps"]["short"]["points"]] == [LOT.devices.r_short]
     methods = found["sweeps"]["defect_rate"]["points"][1]["methods"]
-    trained = {"unaware", "unaware_guarded", "die_aware", "die_aware_moved", "statistics_aware", "calibrated"}
+    trained = set(TRAININGS)
     assert set(methods) == trained | {"software"}
     for name in trained:
         assert {"mean", "sd", "worst", "low", "high", "minus_software", "recovered", "per_seed"} <= set(methods[name])

@@ -315,7 +315,7 @@ def table(numbers: dict[str, Any]) -> Table:
                 caption_justify="left")  # fmt: skip
     out.add_column("", no_wrap=True)
     for heading in ("software", *TRAININGS.values()):
-        short = heading.replace("statistics", "stats").replace("-", "-\n")
+        short = heading.replace("statistics", "stats").replace("calibrated", "calib.").replace("-", "-\n")
         out.add_column(short, justify="right", vertical="bottom")
     for name, sweep in numbers["sweeps"].items():
         for point in sweep["points"]:

@@ -49,13 +49,13 @@ def lot_results(record: Record, protocol: str = "mtj-mnist") -> LotResults:
     dies = [names[i] for i in kept]
     records = [DieRecord.from_dataset(measured[die][-1]) for die in dies]
     software, moved = _latest(record, protocol, SOFTWARE), _latest(record, protocol, MOVED)
-    classified = record.results(protocol, CLASSIFY)
+    classified = _present(record.results(protocol, CLASSIFY), software)
     return LotResults(
         dies=tuple(dies),
         sites=np.array([sites[i] for i in kept]),
         software_correct=_software(software, "unaware"),
         trainings=_trainings(classified, dies, software),
-        moved_emulated=np.full((len(dies), len(dies)), np.nan) if moved is None else moved["error"].values,
+        moved_emulated=_matrix(moved, len(dies)),
         moved_measured=tuple(_moved_entries(classified, dies)),
         sensitivity=_sensitivity(_latest(record, protocol, SENSITIVITY)),
         programming=_programming({d: r for d, r in record.results(protocol, PROGRAM).items() if d in dies}),
@@ -83,6 +83,21 @@ def _software(data: xr.Dataset | None, training: str) -> NDArray[np.bool_]:
     return np.asarray(data["correct"].sel(training=training).values, bool)
 
 
+def _present(classified: dict[str, list[xr.Dataset]], software: xr.Dataset | None) -> dict[str, list[xr.Dataset]]:
+    """Measurements with the present test images; a die not visited again since may still hold those with others."""
+    if software is None:
+        return {}
+    images = software.sizes["image"]
+    return {die: [data for data in sets if data.sizes["image"] == images] for die, sets in classified.items()}
+
+
+def _matrix(moved: xr.Dataset | None, dies: int) -> NDArray[np.float64]:
+    """Emulated transfer matrix, NaN where there is none for these dies."""
+    if moved is None or moved["error"].shape != (dies, dies):
+        return np.full((dies, dies), np.nan)
+    return np.asarray(moved["error"].values, float)
+
+
 def _trainings(
     classified: dict[str, list[xr.Dataset]], dies: list[str], software: xr.Dataset | None
 ) -> dict[str, Training]:
@@ -105,7 +120,7 @@ def _moved_entries(classified: dict[str, list[xr.Dataset]], dies: list[str]) -> 
         (dies.index(data.attrs["network_of"]), dies.index(die), float(1 - data["correct"].values.mean()))
         for die in dies
         for data in classified.get(die, [])
-        if data.attrs["training"] == "die_aware_moved"
+        if data.attrs["training"] == "die_aware_moved" and data.attrs["network_of"] in dies
     ]
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -210,8 +209,10 @@ class Bench:
             return
         likeness = fingerprint.likeness(self.array, known)
         if likeness < fingerprint.SAME_DIE:
-            with suppress(InstrumentError):
+            try:
                 self.leave()
+            except InstrumentError:  # the run aborts with the error below and tries again; this must not hide it
+                log.exception("could not leave %s", die.name)
             raise WrongDieError(
                 f"the die at {die.name} is not the one measured there before (likeness {likeness:.2f}, "
                 f"needs {fingerprint.SAME_DIE}): wrong wafer, wrong notch, a mirrored map or a shifted origin. "

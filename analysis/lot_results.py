@@ -159,14 +159,15 @@ def _programming(programmed: dict[str, list[xr.Dataset]]) -> dict[str, float]:
 
 
 def _time(record: Record, protocol: str) -> dict[str, float]:
-    """Wall and station time of all runs of this history, and the time of its trainings."""
+    """Wall and station time of all runs of this history, and the time that the trainings of the newest took."""
     ours = {run["id"] for run in record.runs() if run["protocol"] == protocol}
     times = [event["data"] for event in record.events("time") if event["run"] in ours]
-    spent = record.durations(protocol)
+    newest = {event["data"]["step"] for event in record.events("computed") if event["run"] == max(ours)}
+    trained = [step for step in record.history(protocol, COMPUTED) if step.id in newest and ".train_" in step.function]
     return {
         "wall_s": sum(t["wall_s"] for t in times),
         "station_s": sum(t["station_s"] for t in times),
-        "training_s": sum(seconds for function, seconds in spent.items() if ".train_" in function),
+        "training_s": sum(step.ended - step.started for step in trained),
     }
 
 

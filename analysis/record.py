@@ -256,15 +256,6 @@ class Record:
             found.setdefault(step.die, []).append(self.load(step))
         return found
 
-    def durations(self, protocol: str) -> dict[str, float]:
-        """Seconds spent in each step function whose results hold."""
-        rows = self._db.execute(
-            "SELECT function, SUM(ended - started) FROM steps WHERE protocol=? AND superseded_by IS NULL "
-            "GROUP BY function",
-            (protocol,),
-        )
-        return dict(rows.fetchall())
-
     def latest_with(self, die: str, variable: str) -> xr.Dataset | None:
         """The newest result for a die, of any protocol, that has `variable`; None if there is none."""
         row = self._db.execute(

@@ -88,16 +88,6 @@ class DieRecord:
                 raise ValueError(f"{name} has shape {getattr(self, name).shape}, the geometry {self.geometry.shape}")
 
     @property
-    def mean(self) -> NDArray[np.float64]:
-        """Mean of the two states per cell (S), flat; the part of a cell that no writing changes."""
-        return ((self.g_p + self.g_ap) / 2).ravel()
-
-    @property
-    def half_difference(self) -> NDArray[np.float64]:
-        """Half the difference of the two states per cell (S), flat; what writing P instead of AP adds and takes."""
-        return ((self.g_p - self.g_ap) / 2).ravel()
-
-    @property
     def defects(self) -> int:
         """Cells that are not good, those on dead lines included."""
         return int(np.count_nonzero(self.cell_class != CellClass.GOOD))

@@ -116,8 +116,11 @@ class BinaryNetwork:
         partials : float ``[n, copies, groups, n_out]``
             What came out, in weight units.
         """
+        return self.combined(layer, self.guarded(x, partials, placement.layers[layer]))
+
+    def combined(self, layer: int, partials: FloatArray) -> FloatArray:
+        """What follows the guard: correction, sum over groups, mean over copies, gain and offset; ``[n, n_out]``."""
         part = self.layers[layer]
-        partials = self.guarded(x, partials, placement.layers[layer])
         if part.correction is not None:
             partials = partials * part.correction.scale + part.correction.offset
         return part.gain * partials.sum(axis=2).mean(axis=1) + part.offset
@@ -207,16 +210,10 @@ def calibrate(network: BinaryNetwork, images: Images, placement: Placement, mult
         expected_sums = ideal(number, expected_x)
         measured = plain.guarded(x, multiply(number, x), placed)
         layers[number] = replace(layers[number], correction=_regression(measured, expected_sums))
-        calibrated = replace(plain, layers=(layers[0], layers[1]))
         if number == 0:
-            x = np.clip(calibrated.layers[0].gain * _summed(measured, calibrated.layers[0]) + layers[0].offset, -1, 1)
+            x = np.clip(replace(plain, layers=(layers[0], layers[1])).combined(0, measured), -1, 1)
             expected_x = np.clip(plain.unit(0, expected_x, expected_sums, placement), -1, 1)
     return replace(plain, layers=(layers[0], layers[1]))
-
-
-def _summed(partials: FloatArray, layer: Layer) -> FloatArray:
-    assert layer.correction is not None
-    return (partials * layer.correction.scale + layer.correction.offset).sum(axis=2).mean(axis=1)
 
 
 def _regression(measured: FloatArray, expected: FloatArray) -> Correction:

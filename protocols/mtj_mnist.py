@@ -48,7 +48,7 @@ ASSUMED = (
     "device values, defect rates and voltages of a simulated lot (its lot file says so value by value)",
     "input pixels, hidden units, training: ours; the paper's are not known to us",
     "write pulses 1.05 V / -0.90 V, 200 ns, raised by 50 mV per attempt",
-    "line resistance 0.5 Ohm per cell in emulated results",
+    "emulated results leave out line resistance, bias dependence and converters",
 )
 
 Report = Callable[[str, float], None]

@@ -91,12 +91,15 @@ class Run:
         self._histories: dict[str, list[Step]] = {}
         self._positions: dict[str, int] = {}
         self._dies: list[Die] | None = None
+        self._survey: xr.Dataset | None = None
 
     # what a protocol uses
 
     def survey(self) -> xr.Dataset:
         """The lot as the station shows it: dies of the route, capabilities, identities (a step of the lot)."""
-        return self._step(_survey, None, {})
+        if self._survey is None:
+            self._survey = self._step(_survey, None, {})
+        return self._survey
 
     def dies(self) -> Iterator[Die]:
         """The dies of this run in route order."""

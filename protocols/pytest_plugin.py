@@ -40,7 +40,7 @@ def lot() -> LotChoice:
 @pytest.fixture
 def station_file(lot: LotChoice, tmp_path: Path) -> Iterator[Path]:
     """Station file of a simulated station that runs as a process of its own while the test does."""
-    from protocols.execute import simulated_station
+    from protocols.open_station import simulated_station
 
     with simulated_station(lot.name, lot.seed, tmp_path / "station") as path:
         yield path

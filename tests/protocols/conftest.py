@@ -57,7 +57,7 @@ class Served:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """A station that the tests of a module share."""
-    from protocols.execute import simulated_station
+    from protocols.open_station import simulated_station
 
     folder = tmp_path_factory.mktemp("served")
     with simulated_station("mtj", 0, folder) as file:

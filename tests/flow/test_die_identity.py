@@ -13,8 +13,8 @@ from mapping.placement import place
 from mapping.schedule import build_schedule
 from protocols.bench import Bench, Die, WrongDieError
 from protocols.characterise import measure_states
-from protocols.open_station import simulated_station
 from protocols.fingerprint import SAME_DIE, fingerprint, scatter_likeness
+from protocols.open_station import simulated_station
 from protocols.reading import read_conductances
 from protocols.write_verify import program
 

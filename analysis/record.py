@@ -2,131 +2,73 @@
 
 What is promised, and when
 --------------------------
-* A step's result is durable against the death of the process as soon as `append_step` returns (WAL, synchronous
-  NORMAL: after a power cut the last few commits may be missing, never damaged).
-* A pulse intent is durable against a power cut as soon as `intend` returns (synchronous FULL): it is committed before
-  the pulses are fired, so the record is an upper bound of the dose of every cell.
+* Death of the process, however it dies: what a method committed is there as soon as it returns, and what was being
+  committed is there whole or not at all (write-ahead log).
+* Power loss: a pulse intent is on the disk as soon as `intend` returns (synchronous FULL), and with it everything
+  committed before. It is committed before the pulses are fired, so the record is an upper bound of the dose of every
+  cell. Steps, readings and events committed after the last intent may be missing, from the end (synchronous NORMAL),
+  never damaged. This holds for disks that write what they say they have written.
+* Full disk: a commit that fails leaves the record as it was and raises `RecordError` naming the disk.
+* One process writes (a lock of the operating system, gone with the process), any number read meanwhile.
 * Nothing is ever deleted. A step that no longer holds (its source or inputs changed) is marked as superseded.
+* Steps, readings and pulse batches carry a seal, arrays are named by their hash; both are checked on every reading. A
+  row that was edited or damaged raises `RecordError`. Seals find accidents, not forgers: they hold no secret.
 * Nothing is stored as a pickle: arrays are raw bytes with dtype and shape, everything else is JSON.
 """
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
-import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import xarray as xr
-from numpy.typing import NDArray
+from analysis.ledger import Batch, Intent, Ledger, Pulse
+from analysis.record_database import open_database
+from analysis.record_lock import RecordError, is_held
+from analysis.record_runs import GOING_ON, REQUESTS, VERDICTS, Runs, Verdict
+from analysis.record_steps import COMPUTED, Step, StepRow
 
-from analysis.digest import array_digest
-
-SCHEMA_VERSION = 1
-
-#: What stands as the die of a pure computation: it belongs to no die and is found by its content.
-COMPUTED = "(computed)"
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS runs (
-  id INTEGER PRIMARY KEY, protocol TEXT NOT NULL, started REAL NOT NULL, ended REAL, status TEXT NOT NULL,
-  provenance TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS steps (
-  id INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES runs, protocol TEXT NOT NULL, die TEXT NOT NULL,
-  function TEXT NOT NULL, source TEXT NOT NULL, inputs_digest TEXT NOT NULL, inputs TEXT NOT NULL,
-  started REAL NOT NULL, ended REAL NOT NULL, verdict TEXT NOT NULL, attrs TEXT NOT NULL, superseded_by INTEGER);
-CREATE INDEX IF NOT EXISTS steps_of_die ON steps (protocol, die, id);
-CREATE TABLE IF NOT EXISTS step_arrays (
-  step INTEGER NOT NULL REFERENCES steps, name TEXT NOT NULL, is_coordinate INTEGER NOT NULL, dims TEXT NOT NULL,
-  attrs TEXT NOT NULL, hash TEXT NOT NULL REFERENCES arrays, PRIMARY KEY (step, name));
-CREATE TABLE IF NOT EXISTS arrays (
-  hash TEXT PRIMARY KEY, dtype TEXT NOT NULL, shape TEXT NOT NULL, data BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS intents (
-  id INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES runs, die TEXT NOT NULL, time REAL NOT NULL,
-  kernel INTEGER NOT NULL, amplitude REAL NOT NULL, width REAL NOT NULL, count INTEGER NOT NULL,
-  shape TEXT NOT NULL, mask BLOB NOT NULL, batch INTEGER NOT NULL, fired REAL);
-CREATE INDEX IF NOT EXISTS intents_of_die ON intents (die, batch);
-CREATE TABLE IF NOT EXISTS events (
-  id INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES runs, die TEXT NOT NULL, time REAL NOT NULL,
-  kind TEXT NOT NULL, message TEXT NOT NULL, data TEXT NOT NULL);
-"""
+__all__ = [
+    "COMPUTED",
+    "VERDICTS",
+    "Batch",
+    "Intent",
+    "Pulse",
+    "Record",
+    "RecordError",
+    "Step",
+    "StepRow",
+    "Verdict",
+    "running",
+    "send_request",
+]
 
 
-class RecordError(RuntimeError):
-    """The record cannot be opened or written; the message says what to change."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """A committed step of a die's history (`die` is "" for steps of the whole lot)."""
-
-    id: int
-    run: int
-    die: str
-    function: str
-    source: str
-    inputs_digest: str
-    started: float
-    ended: float
-    verdict: str
-
-
-@dataclass(frozen=True)
-class Pulse:
-    """Pulses to be fired at one kernel: `count` of `amplitude` (V) and `width` (s) at each cell of the mask."""
-
-    kernel: int
-    mask: NDArray[np.bool_]
-    amplitude: float
-    width: float
-    count: int = 1
-
-
-class Record:
-    """A lot folder's record. Open it with `Record.open`; one writer, any number of readers."""
-
-    def __init__(self, database: sqlite3.Connection, folder: Path) -> None:
-        self._db = database
-        self.folder = folder
+class Record(Runs, Ledger):
+    """A lot folder's record: its runs, steps and pulses. Open it with `Record.open`."""
 
     @classmethod
-    def open(cls, folder: Path | str, *, create: bool = True) -> Record:
-        """Open the record in `folder`, making folder and record when `create`.
+    def open(cls, folder: Path | str, *, create: bool = True, write: bool = True) -> Record:
+        """Open the record in `folder`.
+
+        Parameters
+        ----------
+        create : bool
+            Make folder and record if they are not there (only together with `write`).
+        write : bool
+            Hold the lock of the record until it is closed. False: read only, also while another process writes; makes
+            nothing but the index files that SQLite keeps beside a database in use.
 
         Raises
         ------
         RecordError
-            If the folder cannot be written, holds no record, or a record of another version.
+            If the folder cannot be written, another process writes it, or it holds no sound record of this version.
         """
         folder = Path(folder)
-        path = folder / "record.sqlite"
-        if not create and not path.is_file():
-            raise RecordError(f"no record in {folder}: give the folder of a run (it holds record.sqlite)")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            database = sqlite3.connect(path, isolation_level=None, timeout=10.0)
-            database.execute("PRAGMA journal_mode=WAL")
-            database.execute("PRAGMA synchronous=NORMAL")
-            version = database.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                database.executescript(_SCHEMA + f"PRAGMA user_version={SCHEMA_VERSION};")
-            elif version != SCHEMA_VERSION:
-                raise RecordError(f"{path} has record version {version}, this program reads {SCHEMA_VERSION}")
-        except (OSError, sqlite3.Error) as error:
-            raise RecordError(
-                f"cannot write a record in {folder}: {error}; choose another folder with --out"
-            ) from error
-        return cls(database, folder)
-
-    def close(self) -> None:
-        """Close the database; what was committed stays."""
-        self._db.close()
+        connection, lock = open_database(folder, create=create, write=write)
+        return cls(connection, folder, lock)
 
     def __enter__(self) -> Record:
         return self
@@ -134,209 +76,89 @@ class Record:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @contextmanager
-    def _transaction(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
-        """One atomic change; `durable` waits until it would survive a power cut."""
-        if durable:
-            self._db.execute("PRAGMA synchronous=FULL")
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield self._db
-            self._db.execute("COMMIT")
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        finally:
-            if durable:
-                self._db.execute("PRAGMA synchronous=NORMAL")
+    def copy_before(self, run: int, folder: Path | str) -> Record:
+        """A new record in `folder`: the lot's record as it was when `run` began, and all pure computations of any run.
 
-    # runs and events
+        What later runs superseded holds again, what later runs settled is unsettled again. Numbers stay as they are;
+        the next run that begins in the copy gets the number `run`.
 
-    def begin_run(self, protocol: str, provenance: dict[str, Any]) -> int:
-        """Enter a run; returns its number."""
-        row = (protocol, time.time(), "running", json.dumps(provenance))
-        cursor = self._db.execute("INSERT INTO runs (protocol, started, status, provenance) VALUES (?,?,?,?)", row)
-        return int(cursor.lastrowid or 0)
-
-    def end_run(self, run: int, status: str) -> None:
-        """Close a run as ``finished``, ``stopped`` or ``failed``."""
-        self._db.execute("UPDATE runs SET ended=?, status=? WHERE id=?", (time.time(), status, run))
-
-    def runs(self) -> list[dict[str, Any]]:
-        """All runs of the lot, oldest first."""
-        rows = self._db.execute("SELECT id, protocol, started, ended, status, provenance FROM runs ORDER BY id")
-        keys = ("id", "protocol", "started", "ended", "status", "provenance")
-        return [dict(zip(keys, (*row[:5], json.loads(row[5])), strict=True)) for row in rows]
-
-    def event(self, run: int, kind: str, message: str, die: str = "", **data: Any) -> None:
-        """Note something that happened."""
-        row = (run, die, time.time(), kind, message, json.dumps(data))
-        self._db.execute("INSERT INTO events (run, die, time, kind, message, data) VALUES (?,?,?,?,?,?)", row)
-
-    def events(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """Events, oldest first, of one kind or all."""
-        rows = self._db.execute(
-            "SELECT run, die, time, kind, message, data FROM events WHERE ?1 IS NULL OR kind=?1 ORDER BY id", (kind,)
-        )
-        keys = ("run", "die", "time", "kind", "message", "data")
-        return [dict(zip(keys, (*row[:5], json.loads(row[5])), strict=True)) for row in rows]
-
-    # steps
-
-    def history(self, protocol: str, die: str) -> list[Step]:
-        """The steps of a protocol that hold on a die, in the order they were done."""
-        rows = self._db.execute(
-            "SELECT id, run, die, function, source, inputs_digest, started, ended, verdict FROM steps "
-            "WHERE protocol=? AND die=? AND superseded_by IS NULL ORDER BY id",
-            (protocol, die),
-        )
-        return [Step(*row) for row in rows]
-
-    def supersede(self, steps: Iterable[Step], run: int) -> None:
-        """Mark steps as no longer holding; they stay in the record."""
-        with self._transaction() as db:
-            db.executemany("UPDATE steps SET superseded_by=? WHERE id=?", [(run, step.id) for step in steps])
-
-    def append_step(
-        self,
-        run: int,
-        protocol: str,
-        die: str,
-        function: str,
-        source: str,
-        inputs_digest: str,
-        inputs: Any,
-        started: float,
-        result: xr.Dataset,
-    ) -> Step:
-        """Commit a step with its result in one transaction."""
-        ended = time.time()
-        verdict = str(result.attrs.get("verdict", ""))
-        row = (run, protocol, die, function, source, inputs_digest, json.dumps(inputs), started, ended, verdict,
-               _attrs_json(result.attrs, function))  # fmt: skip
-        with self._transaction() as db:
-            cursor = db.execute(
-                "INSERT INTO steps (run, protocol, die, function, source, inputs_digest, inputs, started, ended, "
-                "verdict, attrs) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
-                row,
+        Raises
+        ------
+        RecordError
+            If there is no such run, or `folder` holds a record already.
+        """
+        folder = Path(folder)
+        began = {known["id"]: float(known["started"]) for known in self.runs()}
+        if run not in began:
+            raise RecordError(
+                f"there is no run {run} in {self.folder}; there are {', '.join(map(str, began)) or 'none'}"
             )
-            step = int(cursor.lastrowid or 0)
-            for name, variable in result.variables.items():
-                key = self._put_array(np.asarray(variable.values), f"{function}: {name}")
-                entry = (step, str(name), int(name in result.coords), json.dumps(list(variable.dims)),
-                         _attrs_json(variable.attrs, f"{function}: {name}"), key)  # fmt: skip
-                db.execute("INSERT INTO step_arrays VALUES (?,?,?,?,?,?)", entry)
-        return Step(step, run, die, function, source, inputs_digest, started, ended, verdict)
+        if (folder / "record.sqlite").exists():
+            raise RecordError(f"{folder} holds a record already; choose another folder for the copy")
+        copy = Record.open(folder)
+        try:
+            copy._fill_from(self.path, run, began[run])
+        except BaseException:
+            copy.close()
+            raise
+        return copy
 
-    def load(self, step: Step) -> xr.Dataset:
-        """The result of a step."""
-        attrs = self._db.execute("SELECT attrs FROM steps WHERE id=?", (step.id,)).fetchone()[0]
-        rows = self._db.execute(
-            "SELECT name, is_coordinate, dims, attrs, hash FROM step_arrays WHERE step=?", (step.id,)
-        ).fetchall()
-        variables = {
-            name: (is_coordinate, (json.loads(dims), self._get_array(key), json.loads(array_attrs)))
-            for name, is_coordinate, dims, array_attrs, key in rows
-        }
-        return xr.Dataset(
-            {name: value for name, (is_coordinate, value) in variables.items() if not is_coordinate},
-            coords={name: value for name, (is_coordinate, value) in variables.items() if is_coordinate},
-            attrs=json.loads(attrs),
-        )
-
-    def results(self, protocol: str, function: str) -> dict[str, list[xr.Dataset]]:
-        """All results of a step function that hold, by die."""
-        rows = self._db.execute(
-            "SELECT id, run, die, function, source, inputs_digest, started, ended, verdict FROM steps "
-            "WHERE protocol=? AND function=? AND superseded_by IS NULL ORDER BY id",
-            (protocol, function),
-        ).fetchall()
-        found: dict[str, list[xr.Dataset]] = {}
-        for step in (Step(*row) for row in rows):
-            found.setdefault(step.die, []).append(self.load(step))
-        return found
-
-    def latest_with(self, die: str, variable: str) -> xr.Dataset | None:
-        """The newest result for a die, of any protocol, that has `variable`; None if there is none."""
-        row = self._db.execute(
-            "SELECT s.id, s.run, s.die, s.function, s.source, s.inputs_digest, s.started, s.ended, s.verdict "
-            "FROM steps s JOIN step_arrays a ON a.step = s.id WHERE s.die=? AND a.name=? ORDER BY s.id DESC LIMIT 1",
-            (die, variable),
-        ).fetchone()
-        return None if row is None else self.load(Step(*row))
-
-    def find(self, protocol: str, function: str, source: str, inputs_digest: str) -> Step | None:
-        """A computation of the lot that was done before with the same source and inputs."""
-        row = self._db.execute(
-            "SELECT id, run, die, function, source, inputs_digest, started, ended, verdict FROM steps WHERE "
-            "protocol=? AND die='(computed)' AND function=? AND source=? AND inputs_digest=? ORDER BY id DESC LIMIT 1",
-            (protocol, function, source, inputs_digest),
-        ).fetchone()
-        return None if row is None else Step(*row)
-
-    def _put_array(self, array: NDArray[Any], what: str) -> str:
-        if array.dtype.kind in "OV":
-            raise TypeError(f"{what} has dtype {array.dtype}; a record holds numbers, booleans and fixed-length text")
-        key = array_digest(array)
-        row = (key, array.dtype.str, json.dumps(array.shape), zlib.compress(np.ascontiguousarray(array).tobytes(), 1))
-        self._db.execute("INSERT OR IGNORE INTO arrays VALUES (?,?,?,?)", row)
-        return key
-
-    def _get_array(self, key: str) -> NDArray[Any]:
-        dtype, shape, data = self._db.execute("SELECT dtype, shape, data FROM arrays WHERE hash=?", (key,)).fetchone()
-        return np.frombuffer(zlib.decompress(data), np.dtype(dtype)).reshape(json.loads(shape)).copy()
-
-    # pulses
-
-    def intend(self, run: int, die: str, pulses: Iterable[Pulse]) -> int:
-        """Commit pulses that are about to be fired; durable when this returns. Returns the number of the batch."""
-        now = time.time()
-        with self._transaction(durable=True) as db:
-            batch = int(db.execute("SELECT COALESCE(MAX(batch), 0) + 1 FROM intents").fetchone()[0])
-            db.executemany(
-                "INSERT INTO intents (run, die, time, kernel, amplitude, width, count, shape, mask, batch) "
-                "VALUES (?,?,?,?,?,?,?,?,?,?)",
-                [
-                    (run, die, now, p.kernel, p.amplitude, p.width, p.count, json.dumps(p.mask.shape),
-                     np.packbits(p.mask, bitorder="little").tobytes(), batch)
-                    for p in pulses
-                ],
-            )  # fmt: skip
-        return batch
-
-    def fired(self, batch: int) -> None:
-        """Note that every pulse of a batch was fired and answered."""
-        self._db.execute("UPDATE intents SET fired=? WHERE batch=?", (time.time(), batch))
-
-    def pulses(self, die: str) -> list[Pulse]:
-        """Every pulse that was intended for a die, oldest first: an upper bound of what it got."""
-        rows = self._db.execute(
-            "SELECT kernel, mask, shape, amplitude, width, count FROM intents WHERE die=? ORDER BY id", (die,)
-        )
-        found = []
-        for kernel, mask, shape, amplitude, width, count in rows:
-            rows_columns = json.loads(shape)
-            bits = np.unpackbits(np.frombuffer(mask, np.uint8), count=int(np.prod(rows_columns)), bitorder="little")
-            found.append(Pulse(kernel, bits.reshape(rows_columns).astype(bool), amplitude, width, count))
-        return found
-
-    def dose(self, die: str, shape: tuple[int, int, int]) -> NDArray[np.int64]:
-        """Pulses per cell of a die, ``[kernel, row, column]``, as an upper bound."""
-        total = np.zeros(shape, np.int64)
-        for pulse in self.pulses(die):
-            total[pulse.kernel] += pulse.mask * pulse.count
-        return total
-
-    def unfired(self, die: str) -> int:
-        """Batches that were committed and never confirmed: the cells among them must be read before any pulse."""
-        row = self._db.execute(
-            "SELECT COUNT(DISTINCT batch) FROM intents WHERE die=? AND fired IS NULL", (die,)
-        ).fetchone()
-        return int(row[0])
+    def _fill_from(self, other: Path, run: int, began: float) -> None:
+        self._change("ATTACH ? AS lot", (f"{other.resolve().as_uri()}?mode=ro",))
+        values = {"run": run, "began": began, "computed": COMPUTED}
+        with self._transaction() as db:
+            for statement in _COPY:
+                db.execute(statement, values)
+        self._change("DETACH lot", ())
 
 
-def _attrs_json(attrs: Any, what: str) -> str:
+#: Fills a new record from the attached `lot`, as that was before `:run` began.
+_COPY = (
+    "INSERT INTO runs SELECT * FROM lot.runs WHERE id < :run",
+    "INSERT INTO events SELECT * FROM lot.events WHERE run < :run",
+    "INSERT INTO verdicts SELECT * FROM lot.verdicts WHERE run < :run",
+    "INSERT INTO sources SELECT * FROM lot.sources",
+    "INSERT INTO steps SELECT * FROM lot.steps WHERE run < :run OR die = :computed",
+    "UPDATE steps SET superseded_by = NULL WHERE superseded_by >= :run",
+    "INSERT INTO batches SELECT * FROM lot.batches WHERE run < :run",
+    "UPDATE batches SET settled = NULL, frames = NULL WHERE settled >= :began",
+    "INSERT INTO pulses SELECT * FROM lot.pulses WHERE batch IN (SELECT id FROM batches)",
+    "INSERT INTO readings SELECT * FROM lot.readings WHERE batch IN (SELECT id FROM batches)",
+    "INSERT INTO arrays SELECT * FROM lot.arrays WHERE hash IN ("
+    "SELECT json_extract(v.value, '$[4]') FROM steps, json_each(steps.variables) v UNION "
+    "SELECT json_extract(v.value, '$[4]') FROM readings, json_each(readings.variables) v)",
+)
+
+
+def send_request(folder: Path | str, what: str) -> None:
+    """Ask the process that runs the lot in `folder` to ``pause``, ``resume`` or ``abort``; it finds out by itself.
+
+    Raises
+    ------
+    RecordError
+        If no run of the lot is running or paused.
+    """
+    if what not in REQUESTS:
+        raise ValueError(f"{what!r} is none of {', '.join(REQUESTS)}")
+    folder = Path(folder)
+    if running(folder) is None:
+        raise RecordError(f"no run of {folder} is running or paused, there is nothing to {what}")
+    path = folder / "record.sqlite"
     try:
-        return json.dumps({str(key): value for key, value in attrs.items()})
-    except TypeError as error:
-        raise TypeError(f"{what}: attributes must be numbers, text or lists of them ({error})") from error
+        with closing(sqlite3.connect(path, isolation_level=None, timeout=10.0)) as database:
+            database.execute("INSERT INTO requests (what, sent) VALUES (?,?)", (what, time.time()))
+    except sqlite3.Error as error:
+        raise RecordError(f"cannot leave the request to {what} in {path}: {error}; try again") from error
+
+
+def running(folder: Path | str) -> dict[str, Any] | None:
+    """The newest run of the lot if it goes on: its status is running or paused and its process lives. Else None.
+
+    As an entry of `Record.runs`.
+    """
+    folder = Path(folder)
+    if not is_held(folder):
+        return None
+    with Record.open(folder, create=False, write=False) as record:
+        going_on = [run for run in record.runs() if run["status"] in GOING_ON]
+    return going_on[-1] if going_on else None

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from qcodes.instrument import Instrument, InstrumentBaseKWArgs
 
 from instruments import limits
-from instruments.board_caps import capabilities, parse_caps
+from instruments.board_caps import BoardCaps, capabilities, parse_caps
 from instruments.board_link import BoardLink
 from instruments.calibration import Calibration
 from instruments.frames import LARGEST_PAYLOAD, Opcode
@@ -41,6 +41,7 @@ _PULSE = struct.Struct("<BhIH")
 _PULSE_READ = struct.Struct("<BhIHBHh")
 _MULTIPLY = struct.Struct("<BBBHBHHII")
 _COUNT = struct.Struct("<H")
+_LIMITS = struct.Struct("<hh")
 _COUNT_WIDTH = struct.Struct("<HB")
 
 
@@ -93,6 +94,13 @@ class FramedBoard(Instrument):
             self._link.port.close()
             raise
         self._capabilities = capabilities(caps, pulse_limit)
+        self._lsb = self._capabilities.dac_lsb
+        self._limits_asked: tuple[int, int] | None = None
+        try:
+            self._narrow_limits(caps, pulse_limit)
+        except BaseException:
+            self._link.port.close()
+            raise
         self.metadata["capabilities"] = asdict(self._capabilities)
         self._add_parameters()
 
@@ -320,16 +328,40 @@ class FramedBoard(Instrument):
         self._loaded.clear()
         self._link.ask(Opcode.RESET)
 
-    def arm_watchdog(self, timeout: float) -> None:
+    def arm_watchdog(self, timeout: float) -> bool:
         """Have the board ground its lines when no frame comes for `timeout` (s); 0 disarms.
 
-        Every request is a heartbeat; while nothing else is asked, call this again. No thread does so by itself: it
+        Every request is a heartbeat. Where a broker holds the connection, it sends one whenever nothing else is asked,
+        as long as this program holds its lease; else call this again in time. No thread of this program does so: it
         would keep the lines alive for a protocol that hangs.
+
+        Returns
+        -------
+        Whether a broker keeps the watchdog quiet.
         """
         milliseconds = round(1e3 * timeout)
         if not 0 <= milliseconds <= 0xFFFFFFFF or (timeout > 0 and milliseconds == 0):
             raise LimitError(f"watchdog timeout {timeout:g} s is outside 1 ms..{0xFFFFFFFF} ms (0 disarms)")
-        self._link.ask(Opcode.HEARTBEAT, struct.pack("<I", milliseconds))
+        return self._link.arm_watchdog(milliseconds)
+
+    def check_limits(self) -> None:
+        """See that the board still holds the pulse limits that it was given, if it takes any.
+
+        Raises
+        ------
+        LimitError
+            It reads back others: it was restarted, or ignores them.
+        """
+        if self._limits_asked is None:
+            return
+        held = _LIMITS.unpack(self._reply_of(_LIMITS.size, Opcode.LIMITS, b""))
+        if held != self._limits_asked:
+            asked, found = (f"{low * self._lsb:.4g} V to {high * self._lsb:.4g} V" for low, high in
+                            (self._limits_asked, held))  # fmt: skip
+            raise LimitError(
+                f"{self.name} reads back pulse limits of {found}, asked were {asked}; refusing to pulse. It was "
+                "restarted or ignores its limits: update its firmware, or take pulse_limit out of the station file"
+            )
 
     def close(self) -> None:
         """Close the connection; outputs stay as they are (`safe` and `idle` are the ways to change them)."""
@@ -339,6 +371,21 @@ class FramedBoard(Instrument):
         super().close()
 
     # -- how it is done ----------------------------------------------------------------------------------------------
+
+    def _narrow_limits(self, caps: BoardCaps, pulse_limit: float | None) -> None:
+        """Give the board itself the station's narrower limit, where it takes one, and read it back."""
+        if pulse_limit is None or not caps.limits:
+            return
+        low, high = (int(np.fix(v / self._lsb)) for v in (self._capabilities.v_min, self._capabilities.v_max))
+        self._reply_of(_LIMITS.size, Opcode.LIMITS, _LIMITS.pack(low, high))
+        self._limits_asked = (low, high)
+        self.check_limits()
+
+    def _reply_of(self, size: int, opcode: Opcode, payload: bytes) -> bytes:
+        reply = self._link.ask(opcode, payload)
+        if len(reply) != size:
+            raise InstrumentError(f"{self.name}: {opcode.name} answered {len(reply)} bytes, not {size}; check firmware")
+        return reply
 
     def _add_parameters(self) -> None:
         caps, statistics = self._capabilities, self._link.statistics

@@ -48,6 +48,7 @@ class BoardCaps(_Strict):
     vectors_max: int = Field(ge=1, le=65535)
     cell: str
     heartbeat: bool = False
+    limits: bool = False
 
     @model_validator(mode="after")
     def _kernels_lie_in_blocks(self) -> BoardCaps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import struct
 import threading
 import time
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from instruments.frames import END, Frame, FrameError, Opcode, Status, decode, encode
+from instruments.off_recipe import KeepAlive, OffRecipe, OffStep, Stage
 from instruments.roles import InstrumentError, LinkError, PulseNotFiredError, UnknownOutcomeError
 from instruments.wire import PortSession
 
@@ -21,6 +23,8 @@ PAUSE = 0.05
 """Seconds before a request is repeated, doubled every time."""
 
 _LAST_ACTION = struct.Struct("<BBI")
+_COUNT = struct.Struct("<I")
+_BEAT, _OFF = 254, 255  # sequence numbers of the frames that others send in this host's place
 
 _ADVICE: dict[int, str] = {
     Status.BAD_CRC: "the request was damaged on the way",
@@ -68,6 +72,8 @@ class BoardLink:
         self._identity: bytes | None = None
         self._stopping = threading.Event()  # a thread in `stop` waits for the lock: whoever holds it gives up
         self._actions: int | None = None  # pulse frames executed since power-on, as far as this host knows
+        stop = OffStep(encode(Frame(_OFF, Opcode.ESTOP)), _acknowledged(_OFF, Opcode.ESTOP))
+        port.register(OffRecipe(Stage.SOURCE, (stop,), END))
 
     def ask(self, opcode: Opcode, payload: bytes = b"", *, timeout: float | None = None) -> bytes:
         """Reply payload (after the status) of a request that may be repeated.
@@ -132,6 +138,26 @@ class BoardLink:
             raise InstrumentError(f"{self.port.address}: LAST_ACTION answered {len(reply)} bytes, not 6")
         seq, opcode, actions = _LAST_ACTION.unpack(reply)
         return seq, opcode, actions
+
+    @property
+    def actions(self) -> int | None:
+        """Pulse frames that the board has executed since power-on; None where this host does not know."""
+        return self._actions if self.port.usable else None
+
+    def arm_watchdog(self, milliseconds: int) -> bool:
+        """Have the board ground its lines when no frame comes for so long (0: never).
+
+        Returns whether somebody sends frames as long as this program holds its lease (`instruments.broker`).
+        """
+        payload = _COUNT.pack(milliseconds)
+        beat = KeepAlive(
+            encode(Frame(_BEAT, Opcode.HEARTBEAT, payload)),
+            _acknowledged(_BEAT, Opcode.HEARTBEAT),
+            END,
+            max(0.02, milliseconds / 4e3),
+        )
+        self.ask(Opcode.HEARTBEAT, payload)
+        return self.port.keep_alive(beat if milliseconds else None)
 
     def stop(self, patience: float) -> None:
         """ESTOP, from any thread and any state, as often as it takes to be acknowledged.
@@ -204,17 +230,16 @@ class BoardLink:
         """One request, one reply. Any doubt about the reply ends the session."""
         seq = self._next_seq()
         deadline = time.monotonic() + (self.port.timeout if timeout is None else timeout)
-        self.port.send(encode(Frame(seq, opcode, payload)))
+        frame = self._decoded(self.port.query(encode(Frame(seq, opcode, payload)), END, deadline - time.monotonic()))
         while True:
-            frame = self._receive(deadline)
             if frame.is_reply and frame.seq == seq and frame.opcode == opcode and frame.payload:
                 return self._accept(frame, opcode)
             if frame.seq == 0:
                 self._give_up("the board received a damaged request")
             _log.warning("%s: dropped a stale frame (seq %d, expected %d)", self.port.address, frame.seq, seq)
+            frame = self._decoded(self.port.receive(END, max(0.0, deadline - time.monotonic())))
 
-    def _receive(self, deadline: float) -> Frame:
-        encoded = self.port.receive(END, max(0.0, deadline - time.monotonic()))
+    def _decoded(self, encoded: bytes) -> Frame:
         try:
             return decode(encoded)
         except FrameError as error:
@@ -235,8 +260,13 @@ class BoardLink:
         raise LinkError(f"{self.port.address}: {reason}.")
 
     def _next_seq(self) -> int:
-        self._seq = self._seq % 255 + 1
+        self._seq = self._seq % (_BEAT - 1) + 1
         return self._seq
+
+
+def _acknowledged(seq: int, opcode: Opcode) -> bytes:
+    """Regular expression of the board's consent to a frame, as it comes over the wire (its end taken off)."""
+    return re.escape(encode(Frame(seq, opcode, bytes([Status.OK]), is_reply=True)).removesuffix(END))
 
 
 def _next_count(actions: int) -> int:

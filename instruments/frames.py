@@ -35,6 +35,7 @@ class Opcode(IntEnum):
     HEARTBEAT = 0x22
     RESET = 0x23
     LAST_ACTION = 0x24
+    LIMITS = 0x25
 
 
 class Status(IntEnum):

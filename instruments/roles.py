@@ -36,6 +36,10 @@ class PulseNotFiredError(LinkError):
     """A pulse was sent, its reply lost, and the tester says that nothing was fired; the caller decides what next."""
 
 
+class InterlockError(InstrumentError):
+    """A door is open, the chuck is too hot, a limit is not in force: nothing may be touched or driven."""
+
+
 class ProberError(InstrumentError):
     """The prober answered with an error; `code` is the maker's number, 0 if it reported success but did otherwise."""
 
@@ -85,8 +89,11 @@ class Prober(Protocol):
     def where(self) -> DieSite | None:
         """The die under the needles by the prober's own index, or None off the route."""
 
-    def contact(self) -> None:
-        """Raise the chuck to contact."""
+    def overtravel_max(self) -> float:
+        """How far beyond contact the chuck may be raised at most (m); 0: not at all."""
+
+    def contact(self, overtravel: float = 0.0) -> None:
+        """Raise the chuck to contact and `overtravel` (m) beyond."""
 
     def separate(self) -> None:
         """Lower the chuck to separation."""
@@ -99,6 +106,9 @@ class Prober(Protocol):
 
     def chuck_temperature(self) -> float:
         """Chuck temperature in degrees Celsius."""
+
+    def check_interlocks(self) -> None:
+        """See that doors are closed and the chuck's temperature is within its bounds; `InterlockError` if not."""
 
     def stop(self) -> None:
         """Stop all movement now."""
@@ -214,6 +224,15 @@ class ArrayTester(Protocol):
     def last_action(self) -> tuple[int, int]:
         """Sequence number of the last pulse frame that was executed, and how many since power-on."""
 
+    def check_limits(self) -> None:
+        """Read back the limits that the tester was given; `LimitError` if it holds others."""
+
+    def arm_watchdog(self, timeout: float) -> bool:
+        """Have the tester ground its lines when nothing is heard for `timeout` (s), 0 for never.
+
+        Returns whether something keeps it quiet as long as this program is alive; else it has to be called again.
+        """
+
     def idle(self, mode: IdleMode = "hard_ground") -> None:
         """Put all lines at rest."""
 
@@ -230,3 +249,26 @@ class Clock(Protocol):
 
     def elapsed(self) -> float | None:
         """Get the station time (s); None as long as the station has not written any."""
+
+
+@runtime_checkable
+class FieldSource(Protocol):
+    """A magnet with its supply. Its current is ramped, always: one that is cut off comes back as a voltage."""
+
+    def identify(self) -> str:
+        """Maker, model, serial number and firmware of the supply."""
+
+    def set_field(self, tesla: float, rate: float | None = None) -> None:
+        """Ramp to `tesla` (T) at `rate` (T/s), the safe rate if None; returns at the end of the ramp, see `settled`."""
+
+    def field(self) -> float:
+        """The field (T), from the current that is read back and the constant of the coil."""
+
+    def settled(self) -> bool:
+        """Whether the field is where it was asked to be."""
+
+    def ramp_down(self) -> None:
+        """Ramp to zero at the safe rate, wait until no current flows, then switch the output off; from any state."""
+
+    def safe(self) -> None:
+        """Bring the field down, whatever another thread asks of it."""

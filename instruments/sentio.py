@@ -7,13 +7,17 @@ from typing import Unpack
 
 from qcodes.instrument import Instrument, InstrumentBaseKWArgs
 
+from instruments.off_recipe import OffRecipe, OffStep, Stage
 from instruments.quantities import Metres, Seconds
-from instruments.roles import DieSite, LinkError, ProberError, ZState
-from instruments.sentio_reply import END_OF_ROUTE, NO_HANDLER, OK, UNKNOWN_COMMAND, Reply, parse, refusal
+from instruments.roles import DieSite, InterlockError, LimitError, LinkError, ProberError, ZState
+from instruments.sentio_reply import END_OF_ROUTE, NO_HANDLER, NOT_SUPPORTED, OK, UNKNOWN_COMMAND, Reply, parse, refusal
 from instruments.wire import open_visa
 
 STOP_PATIENCE = 0.2
 """Seconds that `stop` waits for another thread's exchange before it is sent out of turn."""
+
+OFF_LIMIT = 15.0
+"""Seconds allowed for lowering the chuck when the program that moved it is gone; a movement may have to end first."""
 
 _GONE = (NO_HANDLER, UNKNOWN_COMMAND)  # 25.2 and later announce that the older names of stage commands will be removed
 
@@ -38,6 +42,10 @@ class Sentio(Instrument):
         Seconds allowed for a movement.
     z_tolerance
         Metres by which a height may differ from contact or separation and still count as that.
+    overtravel_max
+        Metres beyond contact that the needles may take at most.
+    temperature_max
+        Chuck temperature (°C) above which nothing is touched (assumed).
     backend
         PyVISA back end (``@py``, ``@ivi``, path of a vendor's VISA library).
 
@@ -57,16 +65,21 @@ class Sentio(Instrument):
         timeout: Seconds = 5.0,
         move_timeout: Seconds = 60.0,
         z_tolerance: Metres = 1e-6,
+        overtravel_max: Metres = 0.0,
+        temperature_max: float = 125.0,
         backend: str = "@py",
         **kwargs: Unpack[InstrumentBaseKWArgs],
     ) -> None:
         super().__init__(name, **kwargs)
         self._move_timeout = move_timeout
         self._z_tolerance = z_tolerance
+        self._overtravel_max, self._overtravel = overtravel_max, False
+        self._temperature_max, self._doors_told = temperature_max, True
         self._last_die = False
         self._session = open_visa(address, timeout=timeout, backend=backend)
         try:
             self._version = self._introduce()
+            self._session.register(self._off_recipe())
         except BaseException:
             self._session.close()
             raise
@@ -147,8 +160,28 @@ class Sentio(Instrument):
 
     # -- height ------------------------------------------------------------------------------------------------------
 
-    def contact(self) -> None:
-        """Raise the chuck to contact, and see that it got there."""
+    def overtravel_max(self) -> float:
+        """How far beyond contact the chuck may be raised at most (m)."""
+        return self._overtravel_max
+
+    def contact(self, overtravel: float = 0.0) -> None:
+        """Raise the chuck to contact and `overtravel` (m) beyond, and see that it got there.
+
+        Raises
+        ------
+        LimitError
+            More than `overtravel_max`; nothing moved.
+        """
+        if not 0.0 <= overtravel <= self._overtravel_max:
+            raise LimitError(
+                f"overtravel {1e6 * overtravel:.1f} um is outside 0..{1e6 * self._overtravel_max:.1f} um; "
+                "overtravel_max in the station file says how much these needles may take"
+            )
+        if overtravel > 0:
+            self._move(f"set_chuck_overtravel_gap {1e6 * overtravel:.2f}")
+        if (overtravel > 0) != self._overtravel:
+            self._move(f"enable_chuck_overtravel {overtravel > 0}")
+            self._overtravel = overtravel > 0
         self._move_to_height("move_chuck_contact", "chuck:move_z Contact,0", ZState.CONTACT)
 
     def separate(self) -> None:
@@ -176,6 +209,34 @@ class Sentio(Instrument):
     def chuck_temperature(self) -> float:
         """Chuck temperature in degrees Celsius."""
         return self._inquire("status:get_chuck_temp", 1)[0]
+
+    def check_interlocks(self) -> None:
+        """See that the doors are closed and the chuck is not too hot.
+
+        Raises
+        ------
+        InterlockError
+            They are not; the message says what to do.
+        """
+        temperature = self.chuck_temperature()
+        if not temperature <= self._temperature_max:
+            raise InterlockError(
+                f"the chuck of {self.name} is at {temperature:.1f} °C, above {self._temperature_max:g} °C "
+                "(temperature_max in the station file). Let it cool down, find out why, then go on."
+            )
+        if self._doors_told and not self._doors_closed():
+            raise InterlockError(f"a door of {self.name} is open. Close it, then go on.")
+
+    def _doors_closed(self) -> bool:
+        """Whether the prober says that its doors are closed; a prober without that question has no doors."""
+        try:
+            reply = self._command("get_door_status prober", None)
+        except ProberError as error:
+            if error.code not in (*_GONE, NOT_SUPPORTED):
+                raise
+            self._doors_told = False
+            return True
+        return reply.text.split(",")[0].strip().lower() in ("1", "true", "closed")
 
     def stop(self) -> None:
         """Stop all movement now, from any thread; a movement that another thread waits for is given up.
@@ -275,6 +336,18 @@ class Sentio(Instrument):
         return height * 1e-6
 
     # -- the wire ----------------------------------------------------------------------------------------------------
+
+    def _off_recipe(self) -> OffRecipe:
+        """Lower the chuck; the answer to every command begins with an error number that is 0 but for its flags."""
+        newer = tuple(int(part) for part in self._version.split(".")[:2]) >= (25, 2)
+        separate = b"chuck:move_z Separation,0\n" if newer else b"move_chuck_separation\n"
+        return OffRecipe(
+            Stage.PROBER,
+            (OffStep(separate, rb"(0|1024|2048|3072),.*"),),
+            terminator=b"\n",
+            opening=(OffStep(b"*RCS 1\n"),),
+            limit=OFF_LIMIT,
+        )
 
     def _introduce(self) -> str:
         """Select the native command set (which is not answered) and return the version."""

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import logging
 import os
 import pkgutil
 import types
 import typing
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -25,15 +24,16 @@ from qcodes.instrument import Instrument
 from qcodes.station import Station as QcodesStation
 
 import instruments
-from instruments.roles import ArrayTester, Clock, InstrumentError, Prober
+from instruments import order
+from instruments.broker_client import BrokerClient
+from instruments.roles import ArrayTester, Clock, FieldSource, InstrumentError, Prober
+from instruments.wire import through
 
 NEEDED: dict[str, type] = {"prober": Prober, "array": ArrayTester}
 """The roles that a station must fill, by the name that the instrument carries in the file."""
 
-ROLES: dict[str, type] = NEEDED | {"clock": Clock}
+ROLES: dict[str, type] = NEEDED | {"magnet": FieldSource, "clock": Clock}
 """All roles that go by a name."""
-
-_log = logging.getLogger(__name__)
 
 
 class StationFileError(InstrumentError, ValueError):
@@ -68,7 +68,16 @@ class StationFile(BaseModel):
 
 
 class Station(QcodesStation):
-    """A QCoDeS station whose `prober` and `array` fill the roles; a context manager that leaves it safe."""
+    """A QCoDeS station whose `prober` and `array` fill the roles; a context manager that leaves it safe.
+
+    Attributes
+    ----------
+    broker
+        What holds the connections, if it is not this process.
+    """
+
+    broker: BrokerClient | None = None
+    _released = False
 
     @property
     def prober(self) -> Prober:
@@ -85,21 +94,27 @@ class Station(QcodesStation):
         clock = self.components.get("clock")
         return cast(Clock, clock).elapsed() if clock is not None else None
 
-    def safe(self) -> None:
-        """Ground every source, then lift the needles off; each is tried, whatever became of the others.
+    def parts(self) -> order.Parts:
+        """What has to be made safe, as `instruments.order` wants it."""
+        sources = [each for each in self.components.values() if isinstance(each, ArrayTester)]
+        return order.Parts(sources, self.prober, cast("FieldSource | None", self.components.get("magnet")))
+
+    def safe(self, reason: str = "asked to") -> None:
+        """Ground every source, lift the needles off, take the field down; each is tried, whatever became of the others.
+
+        Where a broker holds the connections, it does that, and whoever waits for an answer is cut off; the station can
+        only be closed afterwards.
 
         Raises
         ------
         InstrumentError
             Something could not be made safe; the message names it.
         """
-        faults: list[str] = []
-        for name, component in self._sources():
-            with _attempt(f"{name}: make safe", faults):
-                component.safe()
-        with _attempt("prober: separate", faults):
-            self.prober.separate()
-        _report(faults)
+        if self.broker is None:
+            _report(order.abort(self.parts()))
+            return
+        self._released = True
+        _report([f"{each.name}: {each.fault}" for each in self.broker.make_safe(reason) if each.fault])
 
     def close(self) -> None:
         """Bring every source to rest (stop it where that fails), lift the needles off, then close all connections.
@@ -110,17 +125,22 @@ class Station(QcodesStation):
             Something could not be made safe or closed; everything else was.
         """
         faults: list[str] = []
-        for name, component in self._sources():
-            with _attempt(f"{name}: rest", faults):
-                _rest(component)
-        if "prober" in self.components:
-            with _attempt("prober: separate", faults):
-                self.prober.separate()
+        touched = "prober" in self.components and not self._released
+        if touched and order.attempt("leave", lambda: order.leave(self.parts())):
+            faults = order.abort(self.parts())
         for name, component in list(self.components.items()):
-            with _attempt(f"{name}: close", faults):
-                if isinstance(component, Instrument):
-                    self.close_and_remove_instrument(component)
-        _report(faults)
+            if isinstance(component, Instrument):
+                faults.append(order.attempt(f"{name}: close", lambda each=component: self._remove(each)))  # type: ignore[misc]
+        _report([fault for fault in faults if fault])
+
+    def forget(self) -> None:
+        """Close the drivers and leave everything as it is: for a station that somebody else has made safe, or none."""
+        for component in list(self.components.values()):
+            if isinstance(component, Instrument):
+                self._remove(component)
+
+    def _remove(self, component: Instrument) -> None:
+        self.close_and_remove_instrument(component)
 
     def __enter__(self) -> Self:
         return self
@@ -135,18 +155,17 @@ class Station(QcodesStation):
                 raise
             error.add_note(str(fault))
 
-    def _sources(self) -> list[tuple[str, Any]]:
-        """Everything that drives lines, by name."""
-        return [(name, each) for name, each in self.components.items() if callable(getattr(each, "safe", None))]
 
-
-def load_station(path: str | os.PathLike[str]) -> Station:
+def load_station(path: str | os.PathLike[str], broker: BrokerClient | None = None) -> Station:
     """Connect to every instrument of a station file.
 
     Parameters
     ----------
     path
         The YAML file.
+    broker
+        The process that holds the connections and makes the station safe when this one no longer can; without one
+        this process holds them itself.
 
     Returns
     -------
@@ -160,11 +179,13 @@ def load_station(path: str | os.PathLike[str]) -> Station:
         An instrument does not answer; the ones connected before it are closed again.
     """
     path = Path(path)
-    settings = _check(path)
+    settings = check_station(path)
     station = _configured(path)
+    station.broker = broker
     try:
-        for name, keywords in settings.items():
-            station.load_instrument(name, update_snapshot=False, **keywords)
+        with nullcontext() if broker is None else through(broker):
+            for name, keywords in settings.items():
+                station.load_instrument(name, update_snapshot=False, **keywords)
     except BaseException:
         for component in list(station.components.values()):
             station.close_and_remove_instrument(cast(Instrument, component))
@@ -209,7 +230,7 @@ def _configured(path: Path) -> Station:
         raise StationFileError(f"{path}: QCoDeS cannot load it: {error}") from error
 
 
-def _check(path: Path) -> dict[str, dict[str, Any]]:
+def check_station(path: Path) -> dict[str, dict[str, Any]]:
     """Checked settings of each instrument of a file."""
     try:
         file = StationFile.model_validate(_read(path))
@@ -314,25 +335,6 @@ def _explain(path: Path, error: ValidationError, prefix: str, allowed: Callable[
             text = f"unknown key; allowed: {', '.join(allowed(len(keys)).model_fields)}"
         lines.append(f"{path}: {prefix}{'.'.join(keys)}: {text}")
     return "\n".join(lines)
-
-
-@contextmanager
-def _attempt(what: str, faults: list[str]) -> Iterator[None]:
-    """Let nothing that goes wrong here keep the next thing from being done."""
-    try:
-        yield
-    except Exception as error:
-        _log.exception("%s failed", what)
-        faults.append(f"{what} failed: {error}")
-
-
-def _rest(component: Any) -> None:
-    """Ground a source without latching it, if it can do that; else stop it."""
-    try:
-        component.idle("hard_ground")
-    except Exception as error:
-        _log.warning("%s cannot be put at rest (%s); stopping it", component, error)
-        component.safe()
 
 
 def _report(faults: list[str]) -> None:

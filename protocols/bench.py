@@ -2,9 +2,11 @@
 
 Order, always (a needle on a live line can destroy a die):
 
-* leave: lines to hard ground, separate, read back that the needles are off;
-* move: separated, step, the index read back must be the one planned;
-* enter: contact, read back, lines to hard ground, electrical contact check with bounded retries, fingerprint;
+* leave: `instruments.order.leave`: lines to hard ground, separate, read back that the needles are off, field down;
+* move: interlocks, separated, step, the index read back must be the one planned;
+* enter: contact, read back, lines to hard ground, electrical contact check with bounded retries (each a little deeper,
+  as far as the prober may go), limits read back, watchdog on, what an interrupted batch did is asked and read,
+  fingerprint;
 * abort: as leave, every action in its own try, order kept.
 """
 
@@ -13,12 +15,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import xarray as xr
 
-from analysis.record import Pulse, Record
-from instruments.roles import ArrayTester, DieSite, InstrumentError, Prober, ZState
+from analysis.record import Batch, Pulse, Record
+from instruments import order
+from instruments.roles import ArrayTester, DieSite, FieldSource, InstrumentError, Prober, ZState
 from protocols import fingerprint
 
 log = logging.getLogger(__name__)
@@ -28,10 +32,22 @@ log = logging.getLogger(__name__)
 CONDUCTING_SHARE = 0.5
 #: A cell conducts above this (S): well below AP (about 77 uS) and above the offset of a board without contact.
 CONDUCTING = 20e-6
+#: Seconds without a word after which a tester grounds its lines by itself, where somebody keeps it quiet (assumed).
+WATCHDOG = 2.0
+#: Pulses to a cell over its whole life by the record's ledger that the bench lets through (assumed).
+DOSE_LIMIT = 10_000
 
 
-class NoContactError(InstrumentError):
+class DieFault(InstrumentError):
+    """Something is wrong with this die or with the needles on it; other dies may be in order."""
+
+
+class NoContactError(DieFault):
     """The needles are up by the prober's word, but the die does not conduct."""
+
+
+class DoseError(DieFault):
+    """A cell would get more pulses over its life than it may."""
 
 
 class WrongDieError(InstrumentError):
@@ -60,28 +76,61 @@ class ContactCheck:
         return self.conducting >= CONDUCTING_SHARE
 
 
+class Lease(Protocol):
+    """What is told that this program is alive (`instruments.broker_client.BrokerClient`)."""
+
+    def renew(self) -> None:
+        """The program makes progress."""
+
+    def rest(self) -> None:
+        """The needles are up and the outputs off: silence is harmless."""
+
+
 class LedgeredTester:
     """An `ArrayTester` whose pulses are committed to the record before they are fired.
 
     Everything else is the tester's own; a protocol never holds the tester itself.
     """
 
-    def __init__(self, tester: ArrayTester, record: Record, run: int) -> None:
+    def __init__(
+        self, tester: ArrayTester, record: Record, run: int, check: Callable[[], None], dose_limit: int
+    ) -> None:
         self._tester, self._record, self._run = tester, record, run
+        self._check, self._dose_limit = check, dose_limit
+        self._identity = ""
         self.die = ""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tester, name)
 
-    def fire(self, pulses: Sequence[Pulse]) -> None:
-        """Commit a batch of pulses, fire them in order, note that all were answered."""
+    def fire(self, pulses: Sequence[Pulse]) -> int | None:
+        """Commit a batch of pulses, fire them in order, note that all were answered.
+
+        Returns
+        -------
+        Number of the batch in the record, for `keep_readings`; None if no cell is selected.
+
+        Raises
+        ------
+        DoseError, InterlockError
+            Nothing was fired.
+        """
         pulses = [pulse for pulse in pulses if pulse.mask.any()]
         if not pulses:
-            return
-        batch = self._record.intend(self._run, self.die, pulses)
+            return None
+        batch = self._intend(pulses)
         for pulse in pulses:
             self._tester.pulse(pulse.kernel, pulse.mask, pulse.amplitude, pulse.width, count=pulse.count)
         self._record.fired(batch)
+        return batch
+
+    def keep_readings(self, batch: int | None, g: np.ndarray) -> None:
+        """Keep the conductances ``[kernel, row, column]`` (S, NaN where not read) that were read after a batch."""
+        if batch is None:
+            return
+        kernels = np.flatnonzero(~np.isnan(g).all(axis=(1, 2)))
+        values = ("kernel", "row", "column"), g[kernels].astype(np.float32), {"units": "S"}
+        self._record.keep_readings(batch, xr.Dataset({"g": values}, coords={"kernel": kernels}))
 
     def dose(self) -> np.ndarray:
         """Pulses that every cell of the die has had in this lot, ``[kernel, row, column]``, as an upper bound."""
@@ -104,19 +153,75 @@ class LedgeredTester:
         current_range: int = 0,
         averages: int = 1,
     ) -> np.ndarray:
-        """As `ArrayTester.pulse_and_read`, committed first."""
+        """As `ArrayTester.pulse_and_read`, committed first; what was read is kept with the batch."""
         if not mask.any():
             raise ValueError("no cell is selected; read without a pulse instead")
-        batch = self._record.intend(self._run, self.die, [Pulse(kernel, mask, amplitude, width, count)])
+        batch = self._intend([Pulse(kernel, mask, amplitude, width, count)])
         currents = self._tester.pulse_and_read(
             kernel, mask, amplitude, width, read_voltage, count=count, current_range=current_range, averages=averages
         )
         self._record.fired(batch)
+        read = {"current": (("row", "column"), currents.astype(np.float32), {"units": "A"})}
+        self._record.keep_readings(batch, xr.Dataset(read, attrs={"kernel": kernel, "v_read": read_voltage}))
         return currents
+
+    def settle(self, batch: Batch) -> int | None:
+        """Find out how much of a batch that was cut in the middle was fired, by the tester's own count.
+
+        Returns
+        -------
+        Pulse frames of the batch that were executed; None if the tester cannot tell (it was restarted, or another one).
+        """
+        frames, now = None, self._tester.last_action()[1]
+        if batch.actions is not None and batch.tester == self.identity() and now > 0:  # 0: maybe restarted
+            done = now - batch.actions
+            frames = done if 0 <= done <= len(batch.kernels) else None
+        self._record.settle(batch.id, frames)
+        return frames
+
+    def identity(self) -> str:
+        """Who the tester says it is; asked once."""
+        self._identity = self._identity or self._tester.identify()
+        return self._identity
+
+    def _intend(self, pulses: Sequence[Pulse]) -> int:
+        """Commit a batch that may be fired."""
+        self._check()
+        dose = self.dose()
+        for pulse in pulses:
+            dose[pulse.kernel] += pulse.mask * pulse.count
+        if dose.max() > self._dose_limit:
+            kernel, row, column = (int(i) for i in np.unravel_index(dose.argmax(), dose.shape))
+            raise DoseError(
+                f"{self.die}: cell [{row}, {column}] of kernel {kernel} would have had {dose.max()} pulses, more than "
+                f"{self._dose_limit} over its life. Nothing was fired. Take it out of the schedule, or skip the die"
+            )
+        actions = self._tester.last_action()[1]
+        return self._record.intend(self._run, self.die, pulses, tester=self.identity(), actions=actions)
 
 
 class Bench:
-    """What a step sees of the station: `array` for the die under the needles, `report` for progress."""
+    """What a step sees of the station: `array` for the die under the needles, `report` for progress.
+
+    Parameters
+    ----------
+    prober, tester, field
+        The parts of the station; `field` may be missing.
+    record, run
+        Where pulses and events are kept.
+    v_check
+        Voltage of contact checks (V).
+    contact_attempts
+        How often contact is made at most before a die counts as not conducting.
+    dose_limit
+        Pulses that a cell may get over its life.
+    lease
+        What is told that this program is alive, if somebody watches.
+    make_safe
+        Makes the station safe when all else fails; by default the order of `instruments.order.abort`.
+    report
+        Shows progress.
+    """
 
     def __init__(
         self,
@@ -125,18 +230,40 @@ class Bench:
         record: Record,
         run: int,
         *,
+        field: FieldSource | None = None,
         v_check: float = 0.1,
         contact_attempts: int = 3,
+        dose_limit: int = DOSE_LIMIT,
+        lease: Lease | None = None,
+        make_safe: Callable[[], None] | None = None,
         report: Callable[[str, float], None] = lambda text, share: None,
     ) -> None:
         self.prober = prober
-        self.array = LedgeredTester(tester, record, run)
-        self.report = report
+        self.array = LedgeredTester(tester, record, run, self.check_interlocks, dose_limit)
         self.die: Die | None = None
         self.contact_check = ContactCheck(0.0, 0)
+        self._parts = order.Parts([tester], prober, field)
         self._ready = False
         self._record, self._run = record, run
         self._v_check, self._contact_attempts = v_check, contact_attempts
+        self._lease, self._make_safe, self._report = lease, make_safe, report
+
+    def report(self, text: str, share: float) -> None:
+        """Show how far a step is (0..1); also the sign that the program is alive during long work on the host."""
+        if self._lease is not None:
+            self._lease.renew()
+        self._report(text, share)
+
+    def check_interlocks(self) -> None:
+        """See that doors, temperature and limits are as they must be.
+
+        Raises
+        ------
+        InterlockError, LimitError
+            They are not.
+        """
+        self.prober.check_interlocks()
+        self.array.check_limits()
 
     def enter(self, die: Die) -> None:
         """Go to a die and touch it, unless the needles are on it already.
@@ -146,11 +273,12 @@ class Bench:
         WrongDieError
             If the die does not show the fingerprint it had.
         InstrumentError
-            If the prober did not get there.
+            If an interlock is open or the prober did not get there.
         """
         if self.die == die:
             return
         self.leave()
+        self.check_interlocks()
         if not self._ready:
             self.array.reset()  # a stop of an earlier run stays latched in the board; with the needles off it may go
             self._ready = True
@@ -160,48 +288,79 @@ class Bench:
         self._touch()
         self.die = die
         if self.contact_check.passed:
+            self._settle(die)
             self._check_fingerprint(die)
 
     def leave(self) -> None:
         """Ground all lines and lift the needles; read back that they are off."""
-        if self.prober.z_state() is ZState.SEPARATED and self.die is None:
-            return
-        self.array.idle("hard_ground")
-        self.prober.separate()
-        state = self.prober.z_state()
-        if state is not ZState.SEPARATED:
-            raise InstrumentError(f"the prober was told to separate and reports {state.value}; check the chuck by hand")
-        if self.die is not None:
-            self._record.event(self._run, "leave", f"left {self.die.name}", self.die.name)
-        self.die = None
+        if self.die is not None or self.prober.z_state() is not ZState.SEPARATED:
+            self.array.arm_watchdog(0.0)
+            order.leave(self._parts)
+            if self.die is not None:
+                self._record.event(self._run, "leave", f"left {self.die.name}", self.die.name)
+            self.die = None
+        if self._lease is not None:
+            self._lease.rest()
 
     def abort(self) -> None:
-        """Make everything safe, whatever failed before: ground, then lift; nothing is skipped."""
-        for action in (self.array.safe, self.prober.separate):
-            try:
-                action()
-            except Exception:
-                log.exception("abort: %s failed; going on", getattr(action, "__qualname__", action))
+        """Make everything safe, whatever failed before; nothing is skipped. Storage comes later."""
+        if self._make_safe is None:
+            order.abort(self._parts)
+        else:
+            order.attempt("making the station safe", self._make_safe)
         self.die = None
 
+    def check_contact(self) -> None:
+        """See that the die still conducts: what was measured without contact is no result.
+
+        Raises
+        ------
+        NoContactError
+            It does not, though it did when the needles came down.
+        """
+        if self.die is None or not self.contact_check.passed:
+            return
+        share = self._conducting_share()
+        if share < CONDUCTING_SHARE:
+            raise NoContactError(
+                f"{self.die.name}: contact was lost: {share:.0%} of the cells looked at conduct, at first it were "
+                f"{self.contact_check.conducting:.0%}. The step is not kept; clean the needles, then resume"
+            )
+
     def _touch(self) -> None:
-        """Contact with bounded retries until the die conducts; the outcome is in `contact_check`."""
+        """Contact with bounded retries, each a little deeper, until the die conducts; see `contact_check`."""
+        deepest = self.prober.overtravel_max()
         for attempt in range(1, self._contact_attempts + 1):
-            self.prober.contact()
+            self.prober.contact(deepest * (attempt - 1) / max(1, self._contact_attempts - 1))
             if self.prober.z_state() is not ZState.CONTACT:
                 raise InstrumentError("the prober was told to contact and reports no contact; check contact height")
+            self.array.arm_watchdog(0.0 if self._lease is None else WATCHDOG)
             self.array.idle("hard_ground")
             self.contact_check = ContactCheck(self._conducting_share(), attempt)
             if self.contact_check.passed or attempt == self._contact_attempts:
                 return
-            self.array.idle("hard_ground")
-            self.prober.separate()
+            order.leave(self._parts)
 
     def _conducting_share(self) -> float:
         capabilities = self.array.capabilities()
         kernels = np.unique(np.linspace(0, capabilities.kernels - 1, 2).astype(int))
         currents = np.stack([self.array.read(int(k), self._v_check) for k in kernels])
         return float(np.mean(np.abs(currents) > CONDUCTING * self._v_check))
+
+    def _settle(self, die: Die) -> None:
+        """Find out what batches did that were cut in the middle, and read their cells, before anything is pulsed."""
+        for batch in self._record.unfired(die.name):
+            fired = self.array.settle(batch)
+            known = (
+                "how many of its pulses were fired is unknown, all count" if fired is None else f"{fired} were fired"
+            )
+            text = f"batch {batch.id} of run {batch.run} was cut in the middle: of {len(batch.kernels)} pulses {known}"
+            self._record.event(self._run, "settled", text, die.name, batch=batch.id, fired=fired)
+            capabilities = self.array.capabilities()
+            g = np.full((capabilities.kernels, capabilities.rows, capabilities.columns), np.nan)
+            for kernel in set(batch.kernels):
+                g[kernel] = self.array.read(kernel, self._v_check) / self._v_check
+            self.array.keep_readings(batch.id, g)
 
     def _check_fingerprint(self, die: Die) -> None:
         known = self._record.latest_with(die.name, "fingerprint_g_p")

@@ -114,9 +114,11 @@ def _write_and_read(
     kernels = [int(kernel) for kernel in np.flatnonzero(mask.any(axis=(1, 2)))]
     bench.report(f"write all {'P' if state == P else 'AP'}", 0.0)
     amplitude = pulse.amplitude(state, attempt)
-    bench.array.fire([Pulse(kernel, mask[kernel], amplitude, pulse.width) for kernel in kernels])
+    batch = bench.array.fire([Pulse(kernel, mask[kernel], amplitude, pulse.width) for kernel in kernels])
     bench.report("read", 0.5)
-    return read_conductances(bench, v_read, averages=averages, kernels=kernels)
+    g = read_conductances(bench, v_read, averages=averages, kernels=kernels)
+    bench.array.keep_readings(batch, g)
+    return g
 
 
 def _finite(g: np.ndarray) -> np.ndarray:
@@ -129,7 +131,8 @@ def _bias_ratio(bench: Bench, v_read: float) -> np.ndarray:
     """Conductance at half the read voltage over that at the full one, for every fourth kernel; NaN elsewhere."""
     kernels = range(0, bench.array.capabilities().kernels, 4)
     half = read_conductances(bench, v_read / 2, averages=32, kernels=kernels)
-    return half / read_conductances(bench, v_read, averages=32, kernels=kernels)
+    full = read_conductances(bench, v_read, averages=32, kernels=kernels)
+    return np.divide(half, full, out=np.full(full.shape, np.nan), where=full != 0)  # a dead cell may read exactly 0
 
 
 def _curvature(ratio: np.ndarray, good: np.ndarray) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -25,6 +25,20 @@ StationFile = Annotated[
     Path | None, typer.Option(help="Station file of a bench; without it a simulated one is started.")
 ]
 LotName = Annotated[str, typer.Option(help="Lot of the simulated station: a name or a lot file.")]
+Dies = Annotated[int | None, typer.Option(help="Only the first so many dies of the route.", min=1)]
+Only = Annotated[str | None, typer.Option(help="Only these dies, as c3r4,c5r5.")]
+Skip = Annotated[str | None, typer.Option(help="Not these dies.")]
+Retest = Annotated[str | None, typer.Option(help="Do dies with these verdicts anew, as fail,error.")]
+RetestBin = Annotated[str | None, typer.Option(help="Do dies with these bins anew, as 2,7.")]
+StopAfter = Annotated[int, typer.Option(help="Stop when so many dies in a row do not pass; 0: never.", min=0)]
+Golden = Annotated[str | None, typer.Option(help="Die that is only read now and then, to see needles drift.")]
+GoldenEvery = Annotated[int, typer.Option(help="Dies between two looks at the golden die.", min=1)]
+Lease = Annotated[str, typer.Option(help="Silence after which the station makes itself safe.")]
+Folder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+RunNumber = Annotated[int | None, typer.Option(help="Number of the run; by default the newest.", min=1)]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="Parameter of the protocol, as name=value; units are understood.")
+]
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -33,15 +47,22 @@ def run(
     name: Annotated[str, typer.Argument(help="Protocol: mtj-mnist, program, or my_script.py:my_protocol")],
     station: StationFile = None,
     lot: LotName = "mtj",
-    dies: Annotated[int | None, typer.Option(help="Only the first so many dies of the route.", min=1)] = None,
+    dies: Dies = None,
     seed: Annotated[int, typer.Option(help="Seed of training and of the simulated lot.", min=0)] = 0,
     out: Out = None,
     json: Annotated[Path | None, typer.Option(help="Also write the result as JSON.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Parameter of the protocol, as name=value; units are understood.")
-    ] = None,
+    settings: Settings = None,
+    only: Only = None,
+    skip: Skip = None,
+    retest: Retest = None,
+    retest_bin: RetestBin = None,
+    stop_after: StopAfter = 3,
+    golden: Golden = None,
+    golden_every: GoldenEvery = 5,
+    lease: Lease = "30 s",
 ) -> None:
     """Run a protocol over a lot; any parameter of the protocol is also an option (--images 200)."""
+    from protocols import selection
     from protocols.catalogue import find, name_in_record
     from protocols.parameters import parse
     from protocols.show import run_and_show
@@ -51,7 +72,9 @@ def run(
     if json is not None:
         _check_writable(json)
     folder = out or Path("runs") / f"{Path(name.split(':')[0]).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    run_and_show(function, name_in_record(name), parameters, folder, station, lot, seed, dies, json)
+    chosen = selection.of_options(seed, dies, only, skip, retest, retest_bin, stop_after, golden, golden_every)
+    where = (folder, station, lot, chosen, json)
+    run_and_show(function, name_in_record(name), parameters, *where, lease=_seconds(lease))
 
 
 @app.command()
@@ -92,16 +115,95 @@ def program(
     schedule: Annotated[Path, typer.Argument(help="Schedule file made by xbar map.")],
     station: StationFile = None,
     lot: LotName = "mtj",
-    dies: Annotated[int | None, typer.Option(help="Only the first so many dies of the route.", min=1)] = None,
+    dies: Dies = None,
     seed: Annotated[int, typer.Option(help="Seed of the simulated lot.", min=0)] = 0,
     out: Out = None,
+    only: Only = None,
+    skip: Skip = None,
+    retest: Retest = None,
+    retest_bin: RetestBin = None,
+    stop_after: StopAfter = 3,
+    golden: Golden = None,
+    golden_every: GoldenEvery = 5,
+    lease: Lease = "30 s",
 ) -> None:
     """Program a schedule onto the dies of a station by write-verify, and say what came out."""
+    from protocols import selection
     from protocols.program_lot import program_lot
     from protocols.show import run_and_show
 
     folder = out or Path("runs") / f"program-{time.strftime('%Y%m%d-%H%M%S')}"
-    run_and_show(program_lot, "program", {"schedule": schedule}, folder, station, lot, seed, dies, None)
+    chosen = selection.of_options(seed, dies, only, skip, retest, retest_bin, stop_after, golden, golden_every)
+    where = (folder, station, lot, chosen, None)
+    run_and_show(program_lot, "program", {"schedule": schedule}, *where, lease=_seconds(lease))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def plan(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Protocol: mtj-mnist, program, or my_script.py:my_protocol")],
+    station: Annotated[Path | None, typer.Option(help="Station file to check; nothing is connected.")] = None,
+    like: Annotated[Path | None, typer.Option(help="Folder of an earlier run at that station.")] = None,
+    dies: Dies = None,
+    seed: Annotated[int, typer.Option(help="Seed of the run.", min=0)] = 0,
+    settings: Settings = None,
+) -> None:
+    """Say what a run would do, what that costs and whether it can work, without a station."""
+    from rich.console import Console
+
+    from protocols.catalogue import find, name_in_record
+    from protocols.parameters import parse
+    from protocols.plan import plan_protocol
+    from protocols.plan_table import show_plan
+
+    function = find(name)
+    parameters = parse(function, _assignments(settings or []) | _options(context.args))
+    planned = plan_protocol(
+        function, name_in_record(name), parameters, station=station, dies=dies, seed=seed, like=like
+    )
+    show_plan(Console(), planned)
+    if not planned.possible:
+        raise SystemExit(1)
+
+
+@app.command()
+def resume(
+    folder: Folder,
+    yes: Annotated[bool, typer.Option("--yes", help="Do anew what has changed since.")] = False,
+    stop_after: Annotated[
+        int | None, typer.Option(help="Stop after so many bad dies in a row; 0: never.", min=0)
+    ] = None,
+    settings: Settings = None,
+    skip: Skip = None,
+    lease: Lease = "30 s",
+) -> None:
+    """Go on with a run that did not finish, as it was started; or let a paused one go on."""
+    from protocols import selection
+    from protocols.resume import resume as go_on
+
+    given = _assignments(settings or [])
+    skipped = selection.names(skip)
+    go_on(folder, yes=yes, stop_after=stop_after, assignments=given, skip=skipped, lease=_seconds(lease))
+
+
+@app.command()
+def pause(folder: Folder) -> None:
+    """Let a running run pause after its step, needles off; xbar resume lets it go on."""
+    _ask(folder, "pause", "pauses after its step")
+
+
+@app.command()
+def abort(folder: Folder) -> None:
+    """Abort a running run now: everything grounded, needles off."""
+    _ask(folder, "abort", "is aborted at its next sign of progress")
+
+
+@app.command()
+def status(folder: Folder, json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """Say where a lot stands: runs, dies and their verdicts, what is being done, what to type next."""
+    from protocols.status import show_status
+
+    show_status(folder, as_json=json)
 
 
 @app.command()
@@ -127,7 +229,7 @@ def simulate(
 
 @app.command()
 def score(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    folder: Folder,
     truth: Annotated[Path, typer.Argument(help="Truth file that xbar sim --truth wrote.")],
     json: Annotated[Path | None, typer.Option(help="Also write the numbers as JSON.")] = None,
 ) -> None:
@@ -139,13 +241,71 @@ def score(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    folder: Folder,
     json: Annotated[Path | None, typer.Option(help="Also write the numbers as JSON.")] = None,
 ) -> None:
     """Make table and report of a run again from its record, finished or not."""
     from protocols.show import show_record
 
     show_record(folder, json)
+
+
+@app.command()
+def export(
+    folder: Folder,
+    to: Annotated[str, typer.Option(help="hdf5, qcodes or csv")],
+    run: RunNumber = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File or folder; by default in the run's.")] = None,
+) -> None:
+    """Write a run as files that other programs open."""
+    from analysis.export import export as write
+
+    suffix = {"hdf5": ".h5", "qcodes": ".db"}.get(to, "")
+    name = f"export{suffix}" if run is None else f"export-run-{run}{suffix}"
+    typer.echo(f"written: {write(folder, run, cast(Any, to), out or folder / name)}")
+
+
+@app.command()
+def twin(
+    folder: Folder,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Lot file to write.")] = Path("lot.yaml"),
+) -> None:
+    """Make a simulated lot of the dies that a record holds."""
+    from analysis.twin import write_twin
+
+    typer.echo(str(write_twin(folder, output)))
+
+
+@app.command()
+def replay(
+    folder: Folder,
+    run: RunNumber = None,
+) -> None:
+    """Do a recorded run again from its traffic, without hardware, and compare."""
+    from protocols.replay import replay_and_show
+
+    replay_and_show(folder, run)
+
+
+def _ask(folder: Path, what: str, then: str) -> None:
+    """Leave a request for the process that does the run."""
+    from analysis.record import send_request
+
+    send_request(folder, what)
+    typer.echo(f"asked: the run {then}; xbar status {folder} shows it")
+
+
+def _seconds(text: str) -> float:
+    """``"30 s"`` as a number."""
+    from instruments.quantities import in_unit
+
+    try:
+        value = in_unit("s")(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"--lease: {error}") from error
+    if not isinstance(value, float) or not value > 0:
+        raise typer.BadParameter(f"--lease {text}: give a time above 0, such as '30 s'")
+    return value
 
 
 def _assignments(items: list[str]) -> dict[str, str]:

@@ -49,7 +49,7 @@ def measured_records(lot: Lot, seed: int, indices: Sequence[int]) -> list[DieRec
     The same seed gives every board and die the same random numbers whatever the lot file says: lots that differ in one
     value differ in nothing else.
     """
-    spec = ReadoutSpec()
+    spec = lot.read_by(ReadoutSpec())
     readout = Readout.draw(spec, max(lot.topology.shape[1:]), stream(seed, _BOARD))
     records = (measure(Die.from_lot(lot, seed, index), readout) for index in indices)
     return [record for record in records if record is not None]

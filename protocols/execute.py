@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,12 @@ from typing import Any
 from rich.console import Console
 
 from analysis.record import Record
-from protocols.open_station import StationOpener
+from protocols.carried import bury, interrupted
+from protocols.open_station import LEASE, StationOpener
 from protocols.progress import RunProgress
-from protocols.provenance import provenance
+from protocols.provenance import run_provenance
 from protocols.run import Run, RunSettings
-from protocols.stopping import RunStopped, StopRequest
+from protocols.stopping import RunError, RunStopped, StopRequest
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ def execute(
     lot: str,
     settings: RunSettings,
     console: Console,
+    lease: float = LEASE,
+    resumes: int | None = None,
 ) -> Outcome:
     """Run a protocol over the dies of a station, or of a simulated one that is started for it.
 
@@ -53,40 +56,89 @@ def execute(
     station : Path or None
         Station file of a bench (real, or one served by `xbar sim`). None starts a simulated station of `lot` on free
         loopback ports; it keeps its dies in `out`, so that a run that is taken up again finds them as it left them.
+    lease : float
+        Seconds without a sign of life of this process after which the station makes itself safe.
+    resumes : int, optional
+        The run of this record that this one goes on with; by default the newest of the protocol, if that did not
+        finish.
 
     Raises
     ------
-    InstrumentError, RecordError, StationError
+    RunError
+        If the run stopped itself; the die has been left.
+    InstrumentError, RecordError, StationError, SelectionError
         As they come; the die has been left or aborted and everything committed is in the record.
+    KeyboardInterrupt, SystemExit
+        If it was aborted or terminated; the station was made safe.
     """
     with ExitStack() as stack:
         record = stack.enter_context(Record.open(out))
+        bury(record)
+        resumes = interrupted(record, name) if resumes is None else resumes
         opener = StationOpener(stack, record, station, lot, settings.seed, out)
+        opener.lease = lease
         progress = stack.enter_context(RunProgress(console, opener.station_time))
         opener.progress = progress
         stop = stack.enter_context(StopRequest(progress.message))
-        source = provenance(name, parameters, settings.seed, str(station or f"simulated, lot {lot}"), settings.dies)
-        run = Run(record, name, settings, opener, progress, stop, source)
-        began = time.monotonic()
+        source = run_provenance(record, function, name, parameters, settings, station, lot)
+        run = Run(record, name, settings, opener, progress, stop, source, resumes=resumes)
+        progress.also = run.poll
+        ending = _Ending(run, opener, time.monotonic())
         try:
             value = function(run, **parameters)
             run.close(failed=False)
-            status = "finished"
-        except RunStopped as stopped:
-            run.close(failed=False)
-            progress.message(str(stopped))
-            value, status = None, "stopped"
-        except BaseException:
-            run.close(failed=True)
-            _end(record, run, "failed", began, opener)
-            raise
-        _end(record, run, status, began, opener)
-        value = value(record) if callable(value) else value
-    return Outcome(status, value, out)
+            ending.keep("finished")
+        except BaseException as error:
+            ending.of(error, stop)
+            if not isinstance(error, RunStopped):
+                raise
+            progress.message(str(error))
+            return Outcome("stopped", None, out)
+        return Outcome("finished", value(record) if callable(value) else value, out)
 
 
-def _end(record: Record, run: Run, status: str, began: float, opener: StationOpener) -> None:
-    """Close the run with the time it took; storage comes after safety, always."""
-    wall = time.monotonic() - began
-    record.event(run.id, "time", f"run {status}", wall_s=wall, station_s=opener.spent(wall))
-    record.end_run(run.id, status)
+@dataclass(frozen=True)
+class _Ending:
+    """How a run comes to its end: safety before storage, always, and neither hides what ended the run."""
+
+    run: Run
+    opener: StationOpener
+    began: float
+
+    def of(self, error: BaseException, stop: StopRequest) -> None:
+        """The run ended by an exception: leave the die or abort, then write that down as far as the record can."""
+        stop.hold()
+        gentle = isinstance(error, RunStopped | RunError)
+        if gentle:
+            with _beside(error) as left:
+                self.run.close(failed=False, error=error)
+            gentle = not left
+        if not gentle:
+            with _beside(error):
+                self.run.close(failed=True, error=error)
+        with _beside(error):
+            self.keep(_status(error))
+
+    def keep(self, status: str) -> None:
+        """Close the run in the record, with the time it took."""
+        wall = time.monotonic() - self.began
+        self.run.record.event(self.run.id, "time", f"run {status}", wall_s=wall, station_s=self.opener.spent(wall))
+        self.run.record.end_run(self.run.id, status)
+
+
+def _status(error: BaseException) -> str:
+    if isinstance(error, RunStopped | RunError):
+        return "stopped"
+    return "aborted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed"
+
+
+@contextmanager
+def _beside(error: BaseException) -> Iterator[list[Exception]]:
+    """What goes wrong in here is noted beside the error that came first; the list holds it afterwards."""
+    faults: list[Exception] = []
+    try:
+        yield faults
+    except Exception as fault:
+        log.exception("while the run was being ended")
+        error.add_note(f"then: {type(fault).__name__}: {fault}")
+        faults.append(fault)

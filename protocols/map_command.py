@@ -75,7 +75,7 @@ def find_die(text: str) -> DieRecord:
     folder, _, name = text.rpartition(":")
     if not folder:
         raise MapError(f"--die takes FOLDER:DIE (a run's folder and a die such as c3r2), got {text!r}")
-    with Record.open(folder, create=False) as record:
+    with Record.open(folder, create=False, write=False) as record:
         dies: dict[str, xr.Dataset] = {}
         for protocol in sorted({run["protocol"] for run in record.runs()}):
             dies |= {die: sets[-1] for die, sets in record.results(protocol, MEASURE).items()}

@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from analysis.record import Record
 from protocols.bench import Bench
 from protocols.progress import RunProgress
 
+if TYPE_CHECKING:
+    from instruments.broker_client import Broker
+    from instruments.station import Station
+
+#: Seconds of silence with the needles down after which a program is taken to hang (assumed).
+LEASE = 30.0
+
+
+def traffic_file(folder: Path, run: int) -> Path:
+    """The traffic of a run of a lot."""
+    return folder / "traffic" / f"run-{run:04d}.traffic"
+
+
+def broker_file(folder: Path) -> Path:
+    """Where a lot's running broker can be found by other programs of the same user."""
+    return folder / "broker.json"
+
 
 class StationOpener:
-    """Connects to the station when the first step needs it, and starts a simulated one if none was given."""
+    """Connects to the station when the first step needs it, and starts a simulated one if none was given.
+
+    A broker process holds the connections: it makes the station safe when this program is gone or hangs.
+    """
 
     def __init__(self, stack: ExitStack, record: Record, station: Path | None, lot: str, seed: int, out: Path) -> None:
         self._stack, self._record, self._station = stack, record, station
@@ -20,18 +43,28 @@ class StationOpener:
         self._clock: Callable[[], float | None] = lambda: None
         self._connected, self._began = False, 0.0
         self.progress: RunProgress | None = None
+        self.lease = LEASE
 
     def __call__(self, run: int) -> Bench:
         """Connect, once, and return the bench of the run."""
         from instruments.station import load_station
 
         path = self._station or self._stack.enter_context(simulated_station(self._lot, self._seed, self._out))
-        station = self._stack.enter_context(load_station(path))
+        broker = self._stack.enter_context(self._broker(path, run))
+        station = self._stack.enter_context(load_station(path, broker))
         self._connected, self._began = True, station.elapsed() or 0.0  # the clock of a station goes on over runs
         self._clock = station.elapsed
-        self._record.event(run, "station", f"connected by {path}", station=Path(path).read_text(encoding="utf-8"))
-        report = self.progress.progress if self.progress else (lambda text, share: None)
-        return Bench(station.prober, station.array, self._record, run, report=report)
+        describe_station(self._record, run, path, station)
+        return Bench(
+            station.prober,
+            station.array,
+            self._record,
+            run,
+            field=station.parts().field,
+            lease=broker,
+            make_safe=lambda: station.safe("the run was aborted"),
+            report=self.progress.progress if self.progress else (lambda text, share: None),
+        )
 
     def station_time(self) -> float | None:
         """Seconds by the station's own clock since this run connected to it, if it keeps one."""
@@ -44,6 +77,52 @@ class StationOpener:
             return 0.0
         by_clock = self.station_time()
         return wall if by_clock is None else by_clock
+
+    @contextmanager
+    def _broker(self, path: Path, run: int) -> Iterator[Broker]:
+        """The broker of the station, and a file that tells other programs how to reach it."""
+        from instruments.broker_client import Broker
+
+        with Broker(path, lease=self.lease, traffic=traffic_file(self._out, run)) as broker:
+            file = broker_file(self._out)
+            with open(file, "w", encoding="utf-8", opener=_private) as opened:
+                json.dump({"port": broker.port, "token": broker.token, "pid": broker.pid, "run": run}, opened)
+            try:
+                yield broker
+            finally:
+                file.unlink(missing_ok=True)
+
+
+def describe_station(record: Record, run: int, path: Path, station: Station) -> None:
+    """Keep what the station is: its file, who its instruments are, their calibrations, their snapshot."""
+    record.event(run, "station", f"connected by {path}", station=Path(path).read_text(encoding="utf-8"))
+    array = station.array
+    identities = {"prober": station.prober.identify(), "array": array.identify()}
+    calibrations = {str(each.index): _calibration(array, each.index) for each in array.capabilities().ranges}
+    record.event(run, "instruments", "as they say", identities=identities, calibrations=calibrations)
+    record.event(run, "snapshot", "QCoDeS snapshot", snapshot=_snapshot(station))
+
+
+def _calibration(array: Any, index: int) -> str:
+    """Name of the calibration of a range; a range without one is no fault as long as nobody uses it."""
+    from instruments.roles import InstrumentError
+
+    try:
+        return str(array.calibration_id(index))
+    except InstrumentError as error:
+        return f"none: {error}"
+
+
+def _snapshot(station: Station) -> Any:
+    """What QCoDeS knows of the station without asking, as plain JSON values."""
+    from qcodes.utils import NumpyJSONEncoder
+
+    return json.loads(json.dumps(station.snapshot(update=False), cls=NumpyJSONEncoder))
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a file that only its owner can read: it holds the token of the broker."""
+    return os.open(path, flags, 0o600)
 
 
 @contextmanager

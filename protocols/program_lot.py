@@ -8,6 +8,7 @@ from rich.table import Table
 
 from mapping.die_record import DieRecord
 from mapping.schedule import WriteSchedule
+from protocols.bench import Die
 from protocols.characterise import WRITE, check_contact, measure_states
 from protocols.limits import check_pulses, check_read_voltage
 from protocols.run import Run, protocol
@@ -37,19 +38,25 @@ def program_lot(run: Run, schedule: Path, *, v_read: float = 0.1) -> Table:
         check_pulses(run.survey(), pulse)
     table = Table("die", "verdict", "cells", "right", "gave up", "known broken", "pulses", title=schedule.name)
     for die in run.dies():
-        if run.step(check_contact, die).attrs["verdict"] != "pass":
-            table.add_row(die.name, "no contact")
-            continue
-        found = run.step(measure_states, die, v_read=v_read)
-        if found.attrs["verdict"] != "pass":
-            table.add_row(die.name, found.attrs.get("reason", "too few good cells"))
-            continue
-        measured = DieRecord.from_dataset(found)
-        a = run.step(program, die, schedule=plan, die_record=measured).attrs
-        broken = a["gave_up"] - a["writable_wrong"]
-        counts = (a["cells"], a["verified"], a["gave_up"], broken, a["pulses"])
-        table.add_row(die.name, a["verdict"], *map(str, counts))
+        row = [die.name, "could not be done"]
+        with run.attempt(die):
+            row = _program_die(run, die, plan, v_read)
+        table.add_row(*row)
     return table
+
+
+def _program_die(run: Run, die: Die, plan: WriteSchedule, v_read: float) -> list[str]:
+    """The steps of one die, and its row of the table."""
+    if run.step(check_contact, die).attrs["verdict"] != "pass":
+        return [die.name, "no contact"]
+    found = run.step(measure_states, die, v_read=v_read)
+    if found.attrs["verdict"] != "pass":
+        return [die.name, found.attrs.get("reason", "too few good cells")]
+    measured = DieRecord.from_dataset(found)
+    a = run.step(program, die, schedule=plan, die_record=measured).attrs
+    broken = a["gave_up"] - a["writable_wrong"]
+    counts = (a["cells"], a["verified"], a["gave_up"], broken, a["pulses"])
+    return [die.name, a["verdict"], *map(str, counts)]
 
 
 def check_geometry(run: Run, schedule: WriteSchedule) -> None:

@@ -26,6 +26,8 @@ class RunProgress:
         self._live = Live(Group(self._dies, self._steps), console=console, refresh_per_second=8, transient=True)
         self._done, self._from_record, self._began = 0, 0, time.monotonic()
         self._pass, self._last_index = 0, -1
+        #: Called at every sign of progress; what it raises breaks off the step.
+        self.also: Callable[[], None] = lambda: None
 
     def __enter__(self) -> RunProgress:
         if self._console.is_terminal:
@@ -56,10 +58,11 @@ class RunProgress:
     def progress(self, text: str, share: float) -> None:
         """How far the current step is, 0..1."""
         self._steps.update(self._step_task, description=text, completed=share)
+        self.also()
 
     def message(self, text: str) -> None:
         """A line that stays."""
-        self._console.print(text, highlight=False)
+        self._console.print(text, highlight=False, soft_wrap=True)
 
     def _note(self) -> str:
         minutes = max((time.monotonic() - self._began) / 60, 1e-6)

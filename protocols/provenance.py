@@ -1,21 +1,31 @@
-"""Where a run comes from: versions, source state, command, machine."""
+"""Where a run comes from: versions, source state, command, machine, and all that it takes to go on with it."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
+import inspect
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("xbarlab", "numpy", "torch", "scipy", "xarray", "qcodes", "pyvisa", "pyserial", "h5py", "pandas")
+from analysis.record import Record
+from protocols.catalogue import SHIPPED
+from protocols.selection import RunSettings
+
+PACKAGES = (
+    "xbarlab", "numpy", "torch", "scipy", "xarray", "qcodes", "pyvisa", "pyvisa-py", "pyserial", "h5py", "pandas",
+    "pydantic", "filelock", "mlxtend", "safetensors",
+)  # fmt: skip
 
 
 def provenance(
     protocol: str, inputs: dict[str, Any], seed: int, station: str, dies: int | None = None
 ) -> dict[str, Any]:
-    """What is kept with a run, all of it JSON."""
+    """What is kept with anything that was computed or measured, all of it JSON."""
     return {
         "protocol": protocol,
         "inputs": {key: str(value) for key, value in inputs.items()},
@@ -26,8 +36,60 @@ def provenance(
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "git": _git_state(Path(__file__).parent),
+        **_git_state(Path(__file__).parent),
     }
+
+
+def run_provenance(
+    record: Record,
+    function: Callable[..., Any],
+    name: str,
+    parameters: dict[str, Any],
+    settings: RunSettings,
+    station: Path | None,
+    lot: str,
+) -> dict[str, Any]:
+    """What is kept with a run: `provenance`, and what `xbar resume` needs to start it again from anywhere.
+
+    ``source`` and ``station_sha256`` are digests of texts in the record (`Record.source`): the file of the protocol,
+    and the station file.
+    """
+    where = f"simulated, lot {lot}" if station is None else str(station)
+    return provenance(name, parameters, settings.seed, where, settings.dies) | {
+        "find": find_name(function, name),
+        "source": record.keep_source(_source(function)),
+        "settings": settings.to_dict(),
+        "lot": lot,
+        "station_file": None if station is None else str(station.resolve()),
+        "station_sha256": None if station is None else _kept(record, station),
+        "folder": str(Path.cwd()),
+    }
+
+
+def find_name(function: Callable[..., Any], name: str) -> str:
+    """The name by which `catalogue.find` gets a protocol, wherever it is called from."""
+    if name in SHIPPED:
+        return name
+    try:
+        file = inspect.getsourcefile(function)
+    except TypeError:
+        file = None
+    return f"{Path(file or name).resolve()}:{function.__name__}"
+
+
+def _kept(record: Record, station: Path) -> str | None:
+    """Digest of a station file; None if it cannot be read, which the driver that needs it tells better."""
+    try:
+        return record.keep_source(station.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _source(function: Callable[..., Any]) -> str:
+    try:
+        return inspect.getsource(inspect.getmodule(function) or function)
+    except (OSError, TypeError):  # typed in at a prompt
+        return ""
 
 
 def _version(package: str) -> str:
@@ -37,10 +99,22 @@ def _version(package: str) -> str:
         return ""
 
 
-def _git_state(folder: Path) -> str:
-    """Commit of the checkout that the program runs from, with ``-dirty`` if it was edited; empty outside of one."""
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
+def _git_state(folder: Path) -> dict[str, str]:
+    """Commit of the checkout that the program runs from, ``-dirty`` if it was edited, and a digest of the edits.
+
+    Empty outside of a checkout.
+    """
+    described = _git(folder, "describe", "--always", "--dirty", "--abbrev=12")
+    edits = _git(folder, "diff", "HEAD") if described.endswith("-dirty") else ""
+    return {"git": described, "git_diff_sha256": hashlib.sha256(edits.encode()).hexdigest() if edits else ""}
+
+
+def _git(folder: Path, *command: str) -> str:
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=False).stdout.strip()
+        done = subprocess.run(
+            ["git", "-C", str(folder), *command],
+            capture_output=True, text=True, encoding="utf-8", errors="replace", timeout=5, check=False,
+        )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return ""
+    return done.stdout.strip()

@@ -7,22 +7,27 @@ from the record and touch no hardware; from the first difference on, everything 
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import xarray as xr
 
-from analysis.digest import describe, digest
+from analysis.digest import describe
 from analysis.record import COMPUTED, Record, Step
 from instruments.roles import DieSite
-from protocols.bench import Bench, Die, NoContactError
-from protocols.stopping import StopRequest
+from protocols import identity
+from protocols.bench import Bench, Die, DieFault, NoContactError
+from protocols.carried import Asked, carried, due_retests
+from protocols.golden import GOLDEN, GoldenDieError, GoldenRhythm, check_golden, drifted
+from protocols.identity import Identity
+from protocols.pausing import Requests
+from protocols.selection import RunSettings, chosen, golden_die
+from protocols.stopping import RunStopped, StopRequest
+from protocols.verdicts import RunVerdicts, word, word_of_step
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -62,14 +67,6 @@ class Watch(Protocol):
         """How far the current step is, 0..1."""
 
 
-@dataclass(frozen=True)
-class RunSettings:
-    """What is the same for every protocol: seed, and how many dies of the route (None: all)."""
-
-    seed: int = 0
-    dies: int | None = None
-
-
 class Run:
     """One run of one protocol over a lot."""
 
@@ -82,16 +79,27 @@ class Run:
         watch: Watch,
         stop: StopRequest,
         provenance: dict[str, Any],
+        *,
+        resumes: int | None = None,
     ) -> None:
         self.record, self.settings, self.protocol_name = record, settings, protocol_name
-        self.id = record.begin_run(protocol_name, provenance)
+        self._carried = carried(record, resumes)
+        self.id = record.begin_run(protocol_name, provenance, resumes=resumes)
         self.executed_s: dict[str, float] = {}
+        #: Steps that this run did with hardware, so far; events that change the order of traffic quote it.
+        self.steps_done = 0
         self._open_bench, self._watch, self._stop = open_bench, watch, stop
+        self._requests = Requests(record, self.id, stop)
+        self._verdicts = RunVerdicts(record, self.id, settings.stop_after)
+        self._rhythm = GoldenRhythm(settings.golden_every)
         self._bench: Bench | None = None
         self._histories: dict[str, list[Step]] = {}
         self._positions: dict[str, int] = {}
         self._dies: list[Die] | None = None
+        self._golden: Die | None = None
         self._survey: xr.Dataset | None = None
+        self._asked: Asked | None = None
+        self._attempting: Die | None = None
 
     # what a protocol uses
 
@@ -99,27 +107,40 @@ class Run:
         """The lot as the station shows it: dies of the route, capabilities, identities (a step of the lot)."""
         if self._survey is None:
             self._survey = self._step(_survey, None, {})
+            self._choose_dies(self._survey)
         return self._survey
 
     def dies(self) -> Iterator[Die]:
-        """The dies of this run in route order."""
+        """The dies of this run in route order; going on from a die gives it the verdict of its steps.
+
+        Raises
+        ------
+        SelectionError
+            If a die, verdict or bin of the settings does not exist.
+        TooManyFailuresError
+            If so many dies in a row did not pass as the settings allow.
+        """
         if self._dies is None:
-            sites = self.survey()["sites"].values[: self.settings.dies]
-            places = [DieSite(int(column), int(row)) for column, row in sites]
-            self._dies = [Die(str(site), site, index) for index, site in enumerate(places)]
-        for die in self._dies:
-            self._watch.die(die.name, die.index, len(self._dies))
+            self.survey()
+        dies = self._dies or []
+        for place, die in enumerate(dies):
+            self._depart()
+            self._watch.die(die.name, place, len(dies))
+            self._verdicts.arrive(die)
             yield die
+        self._depart()
 
     def step(self, function: Callable[..., xr.Dataset], die: Die, **inputs: Any) -> xr.Dataset:
         """Do `function(bench, die, **inputs)` once and for all; returns its result as the record holds it.
 
         Raises
         ------
-        RunStopped
-            If a stop was asked for; nothing was begun.
+        RunStopped, RunAborted
+            If that was asked for; nothing was begun.
         NoContactError
             If the die does not conduct and the function needs it to.
+        GoldenDieError
+            If the golden die was due and has drifted.
         """
         return self._step(function, die, inputs)
 
@@ -128,17 +149,41 @@ class Run:
 
         `report(text, share)` shows progress. Found by content, wherever in the script it stands.
         """
-        inputs = _with_defaults(function, inputs)
-        name, source = _identity(function, inspect.getmodule(function) or function)
-        key = digest(inputs)
-        found = self.record.find(self.protocol_name, name, source, key)
-        self._watch.step(function.__name__, found is not None)
+        asked = identity.of_computation(function, inputs)
+        found = self.record.find(self.protocol_name, asked.function, asked.source, asked.key)
+        self._begin_step(function.__name__, COMPUTED, recorded=found is not None)
         if found is None:
-            self._stop.check()
             self.rest()
-            found = self._execute(lambda: function(self._watch.progress, **inputs), COMPUTED, name, source, key, inputs)
-        self.record.event(self.id, "computed", name, COMPUTED, step=found.id)  # which of several holds in this run
+            found = self._execute(asked, COMPUTED, lambda: function(self._watch.progress, **asked.inputs))
+        self.record.event(self.id, "computed", asked.function, COMPUTED, step=found.id)  # which of several holds now
         return self.record.load(found)
+
+    @contextmanager
+    def attempt(self, die: Die) -> Iterator[None]:
+        """Do what follows; if the die turns out faulty (`DieFault`), leave it, note that, and go on after the block.
+
+        The verdict of the die is then inconclusive. A run that goes on with this one passes the die over in the same
+        place, without touching it: what came later was decided without it.
+        """
+        self._attempting = die
+        try:
+            yield
+        except DieFault as fault:
+            self.rest()
+            self._keep_fault(fault)
+            self.verdict(die, "inconclusive", reason=str(fault))
+        finally:
+            self._attempting, self._asked = None, None
+
+    def verdict(self, die: Die, verdict: str, *, bin: int | None = None, reason: str = "") -> None:
+        """Give a die its verdict by hand, whatever its steps say: pass, fail, inconclusive, ...
+
+        Raises
+        ------
+        VerdictError
+            For an unknown verdict.
+        """
+        self._verdicts.give(die, word(verdict, bin, reason))
 
     def now(self) -> float:
         """Seconds since the epoch when the run first asked; the same on every resume."""
@@ -146,49 +191,117 @@ class Run:
 
     def rng(self, name: str) -> np.random.Generator:
         """A random generator of the run's seed and `name`; the same on every resume."""
-        return np.random.default_rng([self.settings.seed, zlib.crc32(name.encode())])
+        return generator(self.settings.seed, name)
 
     def rest(self) -> None:
         """Lift the needles while nothing is measured (long computations, end of a pass)."""
         if self._bench is not None:
             self._bench.leave()
 
-    def close(self, *, failed: bool) -> None:
-        """Leave the die (or abort, when `failed`)."""
-        if self._bench is None:
-            return
-        if failed:
-            self._bench.abort()
-        else:
-            self._bench.leave()
+    def poll(self) -> None:
+        """Look what other processes ask of the run, within a step.
 
-    # how it is done
+        Raises
+        ------
+        RunAborted
+            If it is to be aborted now.
+        """
+        self._requests.poll()
+
+    def close(self, *, failed: bool, error: BaseException | None = None) -> None:
+        """Leave the die (or abort, when `failed`); then keep the verdict of the die that was being worked on.
+
+        `error` is what ended the run, None if it came to its end. After an abort the prober is not told a bin.
+        """
+        if self._bench is not None:
+            if failed:
+                self._bench.abort()
+            else:
+                self._bench.leave()
+        if error is None and not failed:
+            self._depart(check=False)
+        elif error is not None and not isinstance(error, RunStopped):
+            self._break_off(error)
+
+    # which dies
+
+    def _choose_dies(self, survey: xr.Dataset) -> None:
+        """Take the dies of the settings, note those that are skipped, and forget what is to be done anew."""
+        route = route_of(survey)
+        dies = chosen(self.settings, route)
+        again = due_retests(self.record, self.settings, self._carried, dies)
+        for name in again or ():
+            self.record.supersede(self.record.history(self.protocol_name, name), self.id)
+        if again is not None:
+            text = f"{len(again)} dies anew"
+            self.record.event(self.id, "retest", text, asked=self.settings.retests, dies=again)
+            self._carried = self._carried.without(again)
+        for name in self.settings.skip:
+            self._verdicts.skip(name)
+        self._dies, self._golden = dies, golden_die(self.settings, route)
+
+    def _depart(self, *, check: bool = True) -> None:
+        """Keep the verdict of the die that the run goes on from, tell it to the prober, and look at the row."""
+        new = self._verdicts.depart()
+        if new is not None and self._bench is not None:
+            die, said = new
+            self._bench.prober.set_bin(die.site, said.bin)
+        if check:
+            self._verdicts.check(self.record.folder)
+
+    def _break_off(self, error: BaseException) -> None:
+        """The verdict of a die whose work was broken off."""
+        aborted = isinstance(error, KeyboardInterrupt | SystemExit)
+        text = f"terminated, status {error}" if isinstance(error, SystemExit) else str(error)
+        if aborted:
+            self.record.event(self.id, "aborted", text, step=self.steps_done)
+        self._verdicts.break_off("aborted" if aborted else "error", f"{type(error).__name__}: {text}")
+
+    # how a step is done
 
     def _step(self, function: Callable[..., xr.Dataset], die: Die | None, inputs: dict[str, Any]) -> xr.Dataset:
         place = die.name if die else LOT
-        inputs = _with_defaults(function, inputs)
-        name, source = _identity(function, function)
-        key = digest(inputs)
-        recorded = self._recorded(place, name, source, key)
-        self._watch.step(function.__name__, recorded is not None)
+        asked = identity.of_step(function, inputs)
+        recorded = self._recorded(place, asked)
+        self._begin_step(function.__name__, place, recorded=recorded is not None)
         if recorded is None:
-            self._stop.check()
+            self._asked = (place, self._positions[place], asked.function, asked.source, asked.key)
+            if die is not None and die == self._attempting and self._asked in self._carried.faults:
+                raise PassedOverError(self._carried.faults[self._asked])
             bench = self._bench_at(die, function)
-            recorded = self._execute(lambda: function(bench, die, **inputs), place, name, source, key, inputs)
+            recorded = self._execute(asked, place, lambda: self._at(bench, die, function, asked.inputs))
             self._histories[place].append(recorded)
         self._positions[place] += 1
-        return self.record.load(recorded)
+        result = self.record.load(recorded)
+        if die is not None:
+            self._verdicts.hear(place, word_of_step(asked.function, result.attrs))
+        return result
 
-    def _recorded(self, place: str, name: str, source: str, key: str) -> Step | None:
+    def _begin_step(self, name: str, place: str, *, recorded: bool) -> None:
+        """Show it, and do what was asked for meanwhile: this is where stopping and pausing are safe."""
+        self._watch.step(name, recorded)
+        self._requests.poll()
+        self._requests.wait(self.rest, self.steps_done)
+        if recorded:
+            return
+        try:
+            self._stop.check()
+        except RunStopped as stopped:
+            self.record.event(self.id, "stopped", str(stopped), step=self.steps_done)
+            raise
+        self.record.event(self.id, "step", name, place, step=self.steps_done)
+
+    def _recorded(self, place: str, asked: Identity) -> Step | None:
         """The next step of this die's history if it is the one asked for; else what follows it no longer holds."""
         history = self._histories.setdefault(place, self.record.history(self.protocol_name, place))
         position = self._positions.setdefault(place, 0)
         if position >= len(history):
             return None
         step = history[position]
-        if (step.function, step.source, step.inputs_digest) == (name, source, key):
+        if (step.function, step.source, step.inputs_digest) == (asked.function, asked.source, asked.key):
             return step
-        self.record.event(self.id, "superseded", f"{name} differs; {len(history) - position} steps anew", place)
+        text = f"{asked.function} differs; {len(history) - position} steps anew"
+        self.record.event(self.id, "superseded", text, place)
         self.record.supersede(history[position:], self.id)
         del history[position:]
         return None
@@ -196,41 +309,86 @@ class Run:
     def _bench_at(self, die: Die | None, function: Callable[..., Any]) -> Bench:
         if self._bench is None:
             self._bench = self._open_bench(self.id)
-        if die is not None:
-            self._bench.enter(die)
-            check = self._bench.contact_check
-            if not check.passed and not hasattr(function, "__needs_no_contact__"):
-                raise NoContactError(
-                    f"{die.name}: only {check.conducting:.0%} of the cells looked at conduct after {check.attempts} "
-                    "contacts. Clean or replace the needles, check overtravel; skip the die with a check_contact step"
-                )
+        if die is None:
+            return self._bench
+        if self._golden is not None and self._rhythm.due(die):
+            self._look_at_golden(self._bench, self._golden)
+        self._verdicts.touch(die)
+        self._bench.enter(die)
+        check = self._bench.contact_check
+        if not check.passed and not hasattr(function, "__needs_no_contact__"):
+            raise NoContactError(
+                f"{die.name}: only {check.conducting:.0%} of the cells looked at conduct after {check.attempts} "
+                "contacts. Clean or replace the needles, check overtravel; skip the die with a check_contact step"
+            )
         return self._bench
 
-    def _execute(
-        self, do: Callable[[], xr.Dataset], place: str, name: str, source: str, key: str, inputs: dict[str, Any]
-    ) -> Step:
+    def _at(
+        self, bench: Bench, die: Die | None, function: Callable[..., xr.Dataset], inputs: dict[str, Any]
+    ) -> xr.Dataset:
+        """Do a step; what was measured while contact was lost is no result."""
+        result = function(bench, die, **inputs)
+        if die is not None:
+            bench.check_contact()
+        return result
+
+    def _look_at_golden(self, bench: Bench, die: Die) -> None:
+        """Read the golden die; what is wrong with it is wrong with the station, and stops the run."""
+        try:
+            bench.enter(die)
+        except DieFault as fault:
+            raise GoldenDieError(f"golden {fault}") from fault
+        if not bench.contact_check.passed:
+            raise GoldenDieError(f"golden die {die.name} does not conduct: clean or replace the needles, then go on "
+                                 "with xbar resume")  # fmt: skip
+        first = self.record.history(GOLDEN, die.name)[:1]
+        known = self.record.load(first[0]) if first else None
+        asked = identity.of_step(check_golden, {"known": known})
+        step = self._execute(asked, die.name, lambda: check_golden(bench, die, **asked.inputs), kept_as=GOLDEN)
+        if step.verdict == "fail":
+            raise drifted(die, self.record.load(step))
+
+    def _execute(self, asked: Identity, place: str, do: Callable[[], xr.Dataset], *, kept_as: str = "") -> Step:
+        """Do a step and commit its result, with the source it had."""
         started = time.time()
         result = do()
         if not isinstance(result, xr.Dataset):
-            raise TypeError(f"{name} returned {type(result).__name__}; a step returns an xarray.Dataset")
+            raise TypeError(f"{asked.function} returned {type(result).__name__}; a step returns an xarray.Dataset")
+        if place not in (LOT, COMPUTED):
+            word_of_step(asked.function, result.attrs)  # what nobody can judge is not kept
+        self.record.keep_source(asked.text)
         step = self.record.append_step(
-            self.id, self.protocol_name, place, name, source, key, describe(inputs), started, result
-        )
-        self.executed_s[name] = self.executed_s.get(name, 0.0) + step.ended - step.started
+            self.id, kept_as or self.protocol_name, place, asked.function, asked.source, asked.key,
+            describe(asked.inputs), started, result,
+        )  # fmt: skip
+        self.executed_s[asked.function] = self.executed_s.get(asked.function, 0.0) + step.ended - step.started
+        self.steps_done += place != COMPUTED
         return step
 
+    def _keep_fault(self, fault: DieFault) -> None:
+        """Note which step a fault broke off, so that a run that goes on with this one passes it over."""
+        if self._asked is None or isinstance(fault, PassedOverError):
+            return
+        place, position, function, source, key = self._asked
+        self.record.event(
+            self.id, "fault", str(fault), place,
+            position=position, function=function, source=source, inputs=key, error=type(fault).__name__,
+            step=self.steps_done,
+        )  # fmt: skip
 
-def _identity(function: Callable[..., Any], source_of: Any) -> tuple[str, str]:
-    """Name of a step function and digest of its source."""
-    name = f"{function.__module__}.{function.__qualname__}"
-    return name, hashlib.sha256(inspect.getsource(source_of).encode()).hexdigest()
+
+class PassedOverError(DieFault):
+    """The step failed by a fault of the die in a run that this one goes on with; the die was not touched again."""
 
 
-def _with_defaults(function: Callable[..., Any], inputs: dict[str, Any]) -> dict[str, Any]:
-    """All keyword inputs of a step, defaults filled in, so that an edited default counts as a changed input."""
-    parameters = inspect.signature(function).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
-    return defaults | inputs
+def route_of(survey: xr.Dataset) -> list[DieSite]:
+    """The dies of the station's route, as a survey holds them."""
+    return [DieSite(int(column), int(row)) for column, row in survey["sites"].values]
+
+
+def generator(seed: int, name: str) -> np.random.Generator:
+    """The random generator of a run's seed and a name."""
+    return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
 def _survey(bench: Bench, die: None) -> xr.Dataset:

@@ -26,9 +26,11 @@ def serve(
         If the file has a wrong key, or a port is taken.
     """
     from instruments.station import write_station
+    from sim_backends.array.lot import is_lot_file
     from sim_backends.station import Station, StationConfig, StationError, load_station, wait_for_end
 
-    config = load_station(Path(station)) if Path(station).is_file() else StationConfig(lot=station)
+    of_station = Path(station).is_file() and not is_lot_file(Path(station))
+    config = load_station(Path(station)) if of_station else StationConfig(lot=station)
     given: dict[str, Any] = {"seed": seed, "truth": truth, "log": log, "state": state, "realtime": realtime or None}
     config = StationConfig.model_validate(config.model_dump() | {k: v for k, v in given.items() if v is not None})
     console = Console()
@@ -42,6 +44,8 @@ def serve(
         write_station(write, addresses["prober"], addresses["board"], clock=clock)
         console.print(f"lot [bold]{addresses['lot']}[/bold], seed {addresses['seed']}")
         console.print(f"prober  {addresses['prober']}\nboard   {addresses['board']}", highlight=False)
+        if "magnet" in addresses:
+            console.print(f"magnet  {addresses['magnet']} (docs/magnet.md: its entry in {write})", highlight=False)
         console.print(f"clients: xbar run mtj-mnist --station {write}\nCtrl-C ends the station", highlight=False)
         wait_for_end(forever=True)
     if config.truth:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from rich.table import Table
 
 from analysis.record import Record
 from analysis.results import LotResults
-from protocols.execute import Outcome, execute
-from protocols.run import RunSettings
+from protocols.execute import execute
+from protocols.open_station import LEASE
+from protocols.selection import RunSettings
 
 #: Exit status of a run that was stopped or aborted by Ctrl-C and can be gone on with; the shell's number for that.
 STOPPED = 130
@@ -27,27 +29,29 @@ def run_and_show(
     out: Path,
     station: Path | None,
     lot: str,
-    seed: int,
-    dies: int | None,
+    settings: RunSettings,
     json_path: Path | None,
+    *,
+    lease: float = LEASE,
+    resumes: int | None = None,
 ) -> None:
     """Run a protocol; print its table, write its report and, if wanted, its numbers as JSON."""
     console = Console(stderr=False)
-    settings = RunSettings(seed, dies)
     where: dict[str, Any] = {"out": out, "station": station, "lot": lot, "settings": settings, "console": console}
     try:
-        outcome = execute(function, name, parameters, **where)
-    except KeyboardInterrupt:
-        text = f"aborted; the record is complete up to the last step, run the same command with --out {out} to go on"
-        console.print(text, soft_wrap=True, highlight=False)
-        raise SystemExit(STOPPED) from None
+        outcome = execute(function, name, parameters, **where, lease=lease, resumes=resumes)
+    except (KeyboardInterrupt, SystemExit) as end:
+        how = "terminated" if isinstance(end, SystemExit) else "aborted"
+        _say_how_to_go_on(console, f"{how}; the record is complete up to the last step", out)
+        raise SystemExit(end.code if isinstance(end, SystemExit) else STOPPED) from None
     value = outcome.value
     if isinstance(value, LotResults):
         show_lot(console, value, out, json_path)
     elif value is not None:
         console.print(value)
-    _say_how_to_go_on(console, outcome)
+    console.print(f"record: {out.resolve()}", soft_wrap=True, highlight=False)
     if outcome.status == "stopped":  # a script that goes on after us must see that the run is not finished
+        _say_how_to_go_on(console, "stopped", out)
         raise SystemExit(STOPPED)
 
 
@@ -69,7 +73,7 @@ def show_record(folder: Path, json_path: Path | None) -> None:
     """Table, report and JSON of a run from its record."""
     from analysis.lot_results import lot_results
 
-    with Record.open(folder, create=False) as record:
+    with Record.open(folder, create=False, write=False) as record:
         show_lot(Console(), lot_results(record), folder, json_path)
 
 
@@ -77,7 +81,7 @@ def show_score(folder: Path, truth: Path, json_path: Path | None) -> None:
     """Print how a record compares with the truth, die by die and in total."""
     from analysis.score import score, totals
 
-    with Record.open(folder, create=False) as record:
+    with Record.open(folder, create=False, write=False) as record:
         scores = score(record, truth)
     table = Table("die", "cells in state", "hard defects", "found", "right", "lines", "found", "right")
     for s in scores:
@@ -92,7 +96,6 @@ def show_score(folder: Path, truth: Path, json_path: Path | None) -> None:
         json_path.write_text(json.dumps(whole | {"per_die": [asdict(s) for s in scores]}, indent=2) + "\n", "utf-8")
 
 
-def _say_how_to_go_on(console: Console, outcome: Outcome) -> None:
-    console.print(f"record: {outcome.folder.resolve()}", soft_wrap=True, highlight=False)
-    if outcome.status == "stopped":
-        console.print(f"stopped; run the same command with --out {outcome.folder} to go on", soft_wrap=True)
+def _say_how_to_go_on(console: Console, how: str, out: Path) -> None:
+    with suppress(OSError):  # a terminal that was closed is no reason to end otherwise
+        console.print(f"{how}; xbar resume {out} goes on", soft_wrap=True, highlight=False)

@@ -33,13 +33,13 @@ def program(bench: Bench, die: Die, *, schedule: WriteSchedule, die_record: DieR
     broken = np.isin(die_record.cell_class, HARD_DEFECTS)
     thresholds = schedule.verify.thresholds(die_record)
     pulses, dose = np.zeros(wanted.shape, np.uint16), bench.array.dose()
-    states = read_states(bench, schedule, thresholds, wanted)
+    states = states_of(_read(bench, schedule, wanted), thresholds)
     for attempt in range(schedule.pulse.attempts_max):
         wrong = wanted & (states != schedule.states) & ~broken & (dose + pulses < schedule.pulse.dose_limit)
         bench.report("write-verify", 1.0 - float(wrong.sum() / max(1, wanted.sum())))
         if not wrong.any():
             break
-        bench.array.fire(
+        batch = bench.array.fire(
             [
                 Pulse(
                     b.kernel, b.mask & wrong[b.kernel], schedule.pulse.amplitude(b.state, attempt), schedule.pulse.width
@@ -48,18 +48,22 @@ def program(bench: Bench, die: Die, *, schedule: WriteSchedule, die_record: DieR
             ]
         )
         pulses[wrong] += 1
+        g = _read(bench, schedule, wrong)
+        bench.array.keep_readings(batch, g)
         touched = wrong.any(axis=(1, 2))[:, None, None]
-        states = np.where(touched, read_states(bench, schedule, thresholds, wrong), states)
+        states = np.where(touched, states_of(g, thresholds), states)
     return _outcome(schedule, states, pulses, wanted, broken)
 
 
-def read_states(
-    bench: Bench, schedule: WriteSchedule, thresholds: NDArray[np.float64], cells: NDArray[np.bool_]
-) -> NDArray[np.int8]:
-    """State of every cell of the kernels that `cells` touches: P above its threshold (S), else AP."""
-    kernels = [int(kernel) for kernel in np.flatnonzero(cells.any(axis=(1, 2)))]
-    g = read_conductances(bench, schedule.verify.v_read, averages=schedule.verify.averages, kernels=kernels)
+def states_of(g: NDArray[np.float64], thresholds: NDArray[np.float64]) -> NDArray[np.int8]:
+    """State of every cell by its conductance (S): P above its threshold, else AP."""
     return np.where(g > thresholds, P, AP).astype(np.int8)
+
+
+def _read(bench: Bench, schedule: WriteSchedule, cells: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Conductance (S) of every cell of the kernels that `cells` touches, NaN in the others."""
+    kernels = [int(kernel) for kernel in np.flatnonzero(cells.any(axis=(1, 2)))]
+    return read_conductances(bench, schedule.verify.v_read, averages=schedule.verify.averages, kernels=kernels)
 
 
 def _outcome(

@@ -63,6 +63,7 @@ class Bench:
         self._unsaved: set[int] = set()
         self._under: int | None = None
         self._contact = False
+        self._conducts = False
         self._operations_in_air = 0
 
     @property
@@ -80,8 +81,8 @@ class Bench:
         return self._dies[index]
 
     def touched(self) -> Die | None:
-        """The die that the needles touch, if they do."""
-        if not self._contact or self._under is None:
+        """The die that the needles touch, if they do and conduct."""
+        if not self._conducts or self._under is None:
             return None
         self._unsaved.add(self._under)
         return self.die(self._under)
@@ -101,26 +102,45 @@ class Bench:
         """Bring the needles down on the wafer."""
         with self.lock:
             if not self._contact:
-                self._contact = True
+                self._contact = self._conducts = True
                 self.log.add("contact", **self._where(), outputs=self.outputs)
+
+    def lose_contact(self) -> None:
+        """Let the needles, though they are down, conduct no more until they come down again."""
+        with self.lock:
+            self._conducts = False
 
     def separate(self) -> None:
         """Take the needles off the wafer; saves what has happened."""
         with self.lock:
             if self._contact:
-                self._contact = False
+                self._contact = self._conducts = False
                 self.log.add("separation", **self._where(), outputs=self.outputs)
                 self.save()
 
     def set_outputs(self, mode: str, why: str) -> None:
-        """Note how the lines are held when nothing is driven."""
+        """Change how the board holds the lines; `why` is the request that did it."""
         with self.lock:
-            self.outputs = mode
-            self.log.add("outputs", mode=mode, why=why, **self._where(), contact=self._contact)
+            if mode != self.outputs:
+                self._log_outputs(mode, why)
+
+    def drive(self, why: str) -> None:
+        """The board's amplifiers hold the lines, from the first request that needs them on."""
+        self.set_outputs("driven", why)
+
+    def ground(self, why: str) -> None:
+        """Ground the lines in an emergency: logged even if they are grounded already."""
+        with self.lock:
+            self._log_outputs("hard_ground", why)
+            self.log.flush()
 
     def note(self, what: str, **details: object) -> None:
-        """Log something that the board did to whatever is under the needles."""
-        self.log.add(what, **self._where(), contact=self._contact, **details)
+        """Log something that the board did to whatever is under the needles, if they conduct."""
+        self.log.add(what, **self._where(), contact=self._conducts, **details)
+
+    def _log_outputs(self, mode: str, why: str) -> None:
+        self.outputs = mode
+        self.log.add("outputs", mode=mode, why=why, **self._where(), contact=self._contact)
 
     def save(self) -> None:
         """Write states of dies, truth and log to their files."""

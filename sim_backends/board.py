@@ -7,7 +7,6 @@ import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +17,9 @@ from sim_backends.array.lines import Direction
 from sim_backends.array.mtj import BoolArray, FloatArray
 from sim_backends.array.readout import Readout
 from sim_backends.bench import Bench
-from sim_backends.board_requests import BoardSpec, Limits, Refusal, Status, set_bits, split, unpack
+from sim_backends.board_requests import BoardSpec, Limits, Opcode, Refusal, Status, set_bits, split, unpack
 from sim_backends.clock import Timing
+from sim_backends.faults import FaultPlan
 from sim_backends.frames import Frame
 from sim_backends.physical_log import mask_digest
 
@@ -30,24 +30,7 @@ _PULSE = struct.Struct("<BhIH")
 _PULSE_READ = struct.Struct("<BhIHBHh")
 _MULTIPLY = struct.Struct("<BBBHBHHII")
 _LOAD = struct.Struct("<BHHB")
-
-
-class Opcode(IntEnum):
-    """What a frame asks for."""
-
-    IDN = 0x01
-    CAPS = 0x02
-    CAL_READ = 0x03
-    LOAD_VECTORS = 0x10
-    READ = 0x11
-    PULSE = 0x12
-    PULSE_READ = 0x13
-    MULTIPLY = 0x14
-    IDLE = 0x20
-    ESTOP = 0x21
-    HEARTBEAT = 0x22
-    RESET = 0x23
-    LAST_ACTION = 0x24
+_LIMITS = struct.Struct("<hh")
 
 
 _ACTING = {Opcode.LOAD_VECTORS, Opcode.READ, Opcode.PULSE, Opcode.PULSE_READ, Opcode.MULTIPLY}
@@ -63,7 +46,7 @@ class _Bank:
 
 
 class Board:
-    """The board's side of the protocol; a `tcp.Service`.
+    """The board's side of the protocol; a `faulty_wire.Dialect`.
 
     Parameters
     ----------
@@ -71,10 +54,16 @@ class Board:
         What the needles touch.
     spec, timing
         The kind of board, and how long it takes.
+    faults
+        What shall go wrong; nothing if left out.
     """
 
-    def __init__(self, bench: Bench, spec: BoardSpec, timing: Timing) -> None:
+    end = b"\0"
+
+    def __init__(self, bench: Bench, spec: BoardSpec, timing: Timing, faults: FaultPlan | None = None) -> None:
+        spec = spec.model_copy(update={"readout": bench.lot.read_by(spec.readout)})
         self._bench, self._spec, self._timing = bench, spec, timing
+        self._faults = faults or FaultPlan("board", (), bench.log)
         self._topology = bench.lot.topology
         self._limits = Limits(spec, self._topology)
         lines = max(self._topology.rows, self._topology.columns)
@@ -93,10 +82,12 @@ class Board:
             Opcode.HEARTBEAT: self._heartbeat,
             Opcode.RESET: self._reset,
             Opcode.LAST_ACTION: self._last_action,
+            Opcode.LIMITS: self._set_limits,
         }
         self._received = bytearray()
         self._overlong = False
         self._banks: dict[int, _Bank] = {}
+        self._pulse_codes = self._limits.pulse_codes  # in force
         self._latch: Status | None = None
         self._watchdog: float | None = None  # s
         self._last_frame = time.monotonic()
@@ -128,6 +119,23 @@ class Board:
             self._overlong = True
         return b"".join(replies)
 
+    def request_name(self, request: bytes) -> str:
+        """Name of the opcode of a frame."""
+        try:
+            opcode = frames.decode(request.rstrip(self.end)).opcode
+        except frames.DamagedFrameError:
+            return "damaged frame"
+        return Opcode(opcode).name if opcode in self._handlers else f"0x{opcode:02x}"
+
+    def busy_reply(self, request: bytes) -> bytes:
+        """Refuse a frame for now."""
+        self._last_frame = time.monotonic()
+        try:
+            frame = frames.decode(request.rstrip(self.end))
+        except frames.DamagedFrameError as error:
+            return self._reply(0, 0, Status.BAD_CRC, str(error).encode())
+        return self._reply(frame.seq, frame.opcode, Status.BUSY, b"not now")
+
     def deadline(self) -> float | None:
         """When the watchdog bites."""
         return None if self._watchdog is None else self._last_frame + self._watchdog
@@ -137,8 +145,7 @@ class Board:
         self._watchdog = None
         if self._latch is None:
             self._latch = Status.WATCHDOG
-        self._bench.set_outputs("hard_ground", "watchdog")
-        self._bench.log.flush()
+        self._bench.ground("watchdog")
 
     def _answer(self, encoded: bytes) -> bytes:
         deadline = self.deadline()
@@ -152,6 +159,8 @@ class Board:
         self._request = request
         try:
             self._check(request)
+            if self._bench.contact and self._faults.fires("loses_contact"):
+                self._bench.lose_contact()
             payload = self._handlers[request.opcode](request.payload)
         except Refusal as refusal:
             return self._reply(request.seq, request.opcode, refusal.status, str(refusal).encode())
@@ -208,8 +217,7 @@ class Board:
 
     def _estop(self, payload: bytes) -> bytes:
         self._latch = Status.INTERLOCK  # before anything that could go wrong
-        self._bench.set_outputs("hard_ground", "ESTOP")
-        self._bench.log.flush()
+        self._bench.ground("ESTOP")
         return b""
 
     def _heartbeat(self, payload: bytes) -> bytes:
@@ -227,6 +235,15 @@ class Board:
         unpack(None, payload)
         return struct.pack("<BBI", *self._action)
 
+    def _set_limits(self, payload: bytes) -> bytes:
+        """Narrow the voltages of pulses; without arguments only tell them."""
+        if payload:
+            low, high = unpack(_LIMITS, payload)
+            self._limits.check_narrower(low, high)
+            ignored = self._faults.fires("limits_ignored")
+            self._pulse_codes = self._limits.pulse_codes if ignored else (low, high)
+        return _LIMITS.pack(*self._pulse_codes)
+
     # -- reading -------------------------------------------------------------------------------------------------
 
     def _read(self, payload: bytes) -> bytes:
@@ -237,9 +254,10 @@ class Board:
 
     def _measure(self, kernel: int, current_range: int, averages: int, code: int, mask: BoolArray) -> bytes:
         voltage = code * self._spec.readout.dac_lsb
-        columns: BoolArray = np.any(mask, axis=0)
+        columns: BoolArray = np.any(self._reached(mask), axis=0)
         bench = self._bench
         with bench.lock:
+            bench.drive(Opcode(self._request.opcode).name)
             die = bench.touched()
             rng = bench.air_noise(kernel) if die is None else die.noise(kernel)
             currents = np.zeros(mask.shape) if die is None else die.read(kernel, voltage, columns)
@@ -248,37 +266,72 @@ class Board:
         channels = np.repeat(np.arange(rows), width)[mask.ravel()]  # reading senses rows
         selected = currents[mask]
         relative = self._spec.readout.cell_noise
-        codes = self._readout.digitise(selected, relative * np.abs(selected), current_range, channels, averages, rng)
+        noise = relative * np.abs(selected)
+        codes = self._convert(selected, noise, current_range, channels, averages, rng)
         sampling = self._timing.line_settling + averages * self._timing.sample
         bench.clock.advance(int(columns.sum()) * sampling)
         return struct.pack("<H", codes.size) + codes.astype("<f4").tobytes()
+
+    def _convert(
+        self,
+        currents: FloatArray,
+        noise: FloatArray,
+        current_range: int,
+        channels: NDArray[np.int64],
+        averages: int,
+        rng: np.random.Generator,
+    ) -> FloatArray:
+        """Codes ``[..., channel]`` of currents (A); a stuck channel has the same code whatever flows."""
+        codes = self._readout.digitise(currents, noise, current_range, channels, averages, rng)
+        for stuck in self._faults.lasting("stuck_channel"):
+            middle = 2 ** (self._spec.readout.adc_bits - 1)
+            codes[..., channels == stuck.index] = middle if stuck.code is None else stuck.code
+        return codes
+
+    def _reached(self, mask: BoolArray) -> BoolArray:
+        """Cells of a mask ``[row, column]`` whose column is really driven."""
+        reached = mask.copy()
+        reached[:, self._stuck_columns()] = False
+        return reached
+
+    def _stuck_columns(self) -> list[int]:
+        return [fault.index for fault in self._faults.lasting("stuck_relay") if fault.index is not None]
 
     # -- pulsing -------------------------------------------------------------------------------------------------
 
     def _pulse(self, payload: bytes) -> bytes:
         (kernel, code, width, count), rest = split(_PULSE, payload)
         mask = self._limits.mask(rest)
-        self._limits.check_pulse(kernel, code, width, count)
+        self._check_pulse(kernel, code, width, count)
         self._fire(kernel, code, width, count, mask)
         return b""
 
     def _pulse_read(self, payload: bytes) -> bytes:
         (kernel, code, width, count, current_range, averages, read_code), rest = split(_PULSE_READ, payload)
         mask = self._limits.mask(rest)
-        self._limits.check_pulse(kernel, code, width, count)
+        self._check_pulse(kernel, code, width, count)
         self._limits.check_read(kernel, current_range, averages, read_code)
         self._fire(kernel, code, width, count, mask)
         return self._measure(kernel, current_range, averages, read_code, mask)
 
+    def _check_pulse(self, kernel: int, code: int, width: int, count: int) -> None:
+        self._limits.check_pulse(kernel, code, width, count)
+        low, high = self._pulse_codes
+        if not low <= code <= high:
+            raise Refusal(Status.OVER_RANGE, f"pulse of code {code} is beyond the limits in force, {low} to {high}")
+
     def _fire(self, kernel: int, code: int, width: int, count: int, mask: BoolArray) -> None:
         voltage, seconds = code * self._spec.readout.dac_lsb, width / 1e9
-        bench = self._bench
+        bench, reached = self._bench, self._reached(mask)
         with bench.lock:
+            bench.drive(Opcode(self._request.opcode).name)
             die = bench.touched()
             if die is not None:
-                die.pulse(kernel, mask, voltage, seconds, count, die.noise(kernel))
-            self._log("pulse", kernel, mask, v=voltage, width_s=seconds, count=count)
+                die.pulse(kernel, reached, voltage, seconds, count, die.noise(kernel))
             self._action = (self._request.seq, self._request.opcode, self._action[2] + 1)
+            seq, _, actions = self._action
+            details = {"v": voltage, "width_s": seconds, "count": count, "seq": seq, "actions": actions}
+            self._log("pulse", kernel, mask, reached=int(reached.sum()), **details)
         gap = self._timing.line_settling + count * (seconds + self._timing.pulse_gap)
         bench.clock.advance(int(mask.any(axis=0).sum()) * gap)
 
@@ -354,17 +407,23 @@ class Board:
         amplitude = float(np.max(np.abs(vectors)))
         gates = np.zeros(self._topology.columns, dtype=bool)
         gates[sensed if direction == "backward" else driven] = True
+        unreached = self._stuck_columns()
+        if direction == "forward":
+            vectors[:, unreached] = 0.0
         bench = self._bench
         currents, cell_noise = np.zeros((len(vectors), sensed.size)), np.zeros(())
         with bench.lock:
+            bench.drive("MULTIPLY")
             die = bench.touched()
             rng = bench.air_noise(kernel) if die is None else die.noise(kernel)
             if die is not None and amplitude > 0:
                 model = die.product(kernel, direction, gates, amplitude)
                 currents = model.currents(vectors)[:, sensed]
                 cell_noise = model.cell_noise(vectors, self._spec.readout.cell_noise)[:, sensed]
+            if direction == "backward":
+                currents[:, np.isin(sensed, unreached)] = 0.0
             self._log("multiply", kernel, gates, v=amplitude, direction=direction, vectors=len(vectors))
-        return self._readout.digitise(currents, cell_noise, current_range, sensed, averages, rng)
+        return self._convert(currents, cell_noise, current_range, sensed, averages, rng)
 
     def _log(self, what: str, kernel: int, mask: BoolArray, **details: object) -> None:
         self._bench.note(what, kernel=kernel, cells=int(mask.sum()), mask=mask_digest(mask), **details)

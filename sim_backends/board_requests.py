@@ -1,7 +1,8 @@
-"""What may be asked of a board: its limits, its statuses, and the checks of every argument."""
+"""What may be asked of a board: opcodes, its limits, its statuses, and the checks of every argument."""
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
@@ -14,6 +15,25 @@ from sim_backends.array.mtj import BoolArray
 from sim_backends.array.quantity import Second, Specification
 from sim_backends.array.readout import ReadoutSpec
 from sim_backends.array.topology import Topology
+
+
+class Opcode(IntEnum):
+    """What a frame asks for."""
+
+    IDN = 0x01
+    CAPS = 0x02
+    CAL_READ = 0x03
+    LOAD_VECTORS = 0x10
+    READ = 0x11
+    PULSE = 0x12
+    PULSE_READ = 0x13
+    MULTIPLY = 0x14
+    IDLE = 0x20
+    ESTOP = 0x21
+    HEARTBEAT = 0x22
+    RESET = 0x23
+    LAST_ACTION = 0x24
+    LIMITS = 0x25
 
 
 class Status(IntEnum):
@@ -93,6 +113,7 @@ class Limits:
             "vectors_max": spec.vectors_max,
             "cell": "2T1R",
             "heartbeat": True,
+            "limits": True,
         }
 
     def mask(self, payload: bytes) -> BoolArray:
@@ -105,6 +126,23 @@ class Limits:
         if bits[cells:].any():
             raise Refusal(Status.BAD_ARG, "bits beyond the last cell are set in the mask")
         return bits[:cells].astype(bool).reshape(rows, columns)
+
+    @property
+    def pulse_codes(self) -> tuple[int, int]:
+        """Smallest and largest DAC code of a pulse."""
+        readout = self.spec.readout
+        # the small share absorbs the rounding of a limit that is a whole number of steps
+        return math.ceil(readout.v_min / readout.dac_lsb - 1e-9), math.floor(readout.v_max / readout.dac_lsb + 1e-9)
+
+    def check_narrower(self, low: int, high: int) -> None:
+        """Refuse limits of a station that are upside down or wider than the board's own."""
+        widest = self.pulse_codes
+        if low > high:
+            raise Refusal(Status.BAD_ARG, f"limits {low} to {high} are upside down")
+        if low < widest[0] or high > widest[1]:
+            raise Refusal(
+                Status.OVER_RANGE, f"limits {low} to {high} are beyond the board's {widest[0]} to {widest[1]}"
+            )
 
     def check_kernel(self, kernel: int) -> None:
         """Refuse a kernel that does not exist."""

@@ -16,15 +16,17 @@ from sim_backends.files import write_atomically
 
 _BUFFERED = 2000
 _BUFFERED_FOR = 1.0  # s
+_AT_ONCE = {"start", "client", "outputs", "move", "contact", "separation", "fault", "magnet", "coil_kick"}
 
 
 class PhysicalLog:
-    """Append-only log of pulses, reads, products, moves, contacts and outputs.
+    """Append-only log of pulses, reads, products, moves, contacts, outputs, clients and faults.
 
-    Every entry has ``what``, ``station_s`` (station time) and ``wall_s`` (seconds since 1970). Entries are buffered;
-    they are in the file after `flush`, which the station calls at every separation, emergency stop and bite of the
-    watchdog, and when it closes; in between once a second while entries come. `flush` also rewrites ``summary.json``
-    beside the log: station time and the number of entries of each kind.
+    Every entry has ``what``, ``station_s`` (station time) and ``wall_s`` (seconds since 1970). Entries about outputs,
+    moves, contact, separation, clients and faults are in the file at once, and all before them; reads, products and
+    pulses are buffered until the next of those or of `flush`, and at most a second while entries come. `flush`, which
+    the station calls at every separation, emergency stop and bite of the watchdog, and when it closes, also rewrites
+    ``summary.json`` beside the log: station time and the number of entries of each kind.
 
     Parameters
     ----------
@@ -54,7 +56,7 @@ class PhysicalLog:
                 return
             entry = {"what": what, "station_s": round(self._clock.now, 9), "wall_s": time.time(), **details}
             self._buffer.append(json.dumps(entry))
-            if len(self._buffer) >= _BUFFERED or time.monotonic() - self._written > _BUFFERED_FOR:
+            if what in _AT_ONCE or len(self._buffer) >= _BUFFERED or time.monotonic() - self._written > _BUFFERED_FOR:
                 self._write()
 
     def flush(self) -> None:

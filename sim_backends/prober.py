@@ -15,10 +15,11 @@ from pydantic import Field
 from sim_backends.array.quantity import Specification
 from sim_backends.bench import Bench
 from sim_backends.clock import Timing
+from sim_backends.faults import FaultPlan
 from sim_backends.wafer_map import Site, WaferMap
 
 EXECUTION, PARAMETER, OUT_OF_BOUNDS, END_OF_ROUTE = 2, 6, 8, 11
-NOT_ALLOWED, CONTACT_NOT_SET, WRONG_Z, OVERTRAVEL_LIMIT = 12, 23, 38, 120
+NOT_ALLOWED, CONTACT_NOT_SET, WRONG_Z, DOOR_OPEN, OVERTRAVEL_LIMIT = 12, 23, 38, 60, 120
 _TOUCH_TOLERANCE = 0.5  # um
 _ON_DIE = 20.0  # um; needles further than this from the pads' centres miss them
 
@@ -46,6 +47,8 @@ class ProberSpec(Specification):
     contact_height_set: bool = True
     touch_height: float = 16000.0
     """Chuck height at which needles really touch, whatever contact height is trained."""
+    touch_heights: dict[int, float] = Field(default={})
+    """The same for single dies, by index."""
     separation_gap: float = 250.0
     overtravel_gap: float = 20.0
     overtravel: bool = False
@@ -68,10 +71,15 @@ class Prober:
         Set-up, and how long things take.
     route
         Dies (indices) on the route at first.
+    faults
+        What shall go wrong; nothing if left out.
     """
 
-    def __init__(self, bench: Bench, spec: ProberSpec, timing: Timing, route: list[int]) -> None:
+    def __init__(
+        self, bench: Bench, spec: ProberSpec, timing: Timing, route: list[int], faults: FaultPlan | None = None
+    ) -> None:
         self._bench, self._timing = bench, timing
+        self._faults = faults or FaultPlan("prober", (), bench.log)
         wafer = bench.lot.wafer
         self.pitch = wafer.pitch_x * 1e6, wafer.pitch_y * 1e6
         self._index = {site: index for index, site in enumerate(bench.sites)}
@@ -89,6 +97,7 @@ class Prober:
         self.x, self.y = 0.0, 0.0
         self.z = self.separation_height
         self.subsite = 0
+        self._locked_doors: set[str] = set()
         self.temperature = self.setpoint = spec.temperature
         self._temperature_time = bench.clock.now
         self._place()
@@ -109,19 +118,17 @@ class Prober:
     def contact(self) -> float:
         """Raise the chuck to contact height (and overtravel, if it is enabled)."""
         height = self._contact_height()
-        self._raise_to(height + (self.overtravel_gap if self.overtravel else 0.0))
+        reached = self._raise_to(height + (self.overtravel_gap if self.overtravel else 0.0))
         self.contacts += 1
-        return self.z
+        return reached
 
     def separate(self) -> float:
         """Lower the chuck to separation height."""
-        self._raise_to(self.separation_height)
-        return self.z
+        return self._raise_to(self.separation_height)
 
     def hover(self) -> float:
         """Hold the chuck just below contact."""
-        self._raise_to(self._contact_height() - self.hover_gap)
-        return self.z
+        return self._raise_to(self._contact_height() - self.hover_gap)
 
     def move_z(self, reference: str, z: float) -> float:
         """Move to a height relative to contact, separation, hover, zero or the present height."""
@@ -131,8 +138,7 @@ class Prober:
             raise ProberFault(OVERTRAVEL_LIMIT, f"Height {target:.1f} um is beyond the overtravel limit {limit:.1f} um")
         if target < 0:
             raise ProberFault(OUT_OF_BOUNDS, f"Height {target:.1f} um is below the axis")
-        self._raise_to(target)
-        return self.z
+        return self._raise_to(target)
 
     def height_of(self, reference: str) -> float:
         """Height (um) that a z reference stands for."""
@@ -155,16 +161,44 @@ class Prober:
             raise ProberFault(CONTACT_NOT_SET, "Contact height is not set")
         return self.contact_height
 
-    def _raise_to(self, z: float) -> None:
-        """Move the chuck; needles let go before it takes time, and touch after it has."""
+    def may_lose_contact(self) -> None:
+        """Let the needles lose contact, though they stay down, if that fault is due."""
+        if self._bench.contact and self._faults.fires("loses_contact"):
+            self._bench.lose_contact()
+
+    def _raise_to(self, z: float) -> float:
+        """Move the chuck to a height and return it; needles let go before it takes time, and touch after it has."""
         going_up = z > self.z
-        touches = z >= self.spec.touch_height - _TOUCH_TOLERANCE
+        if going_up and z > self.separation_height + _TOUCH_TOLERANCE and not self.door_closed("prober"):
+            raise ProberFault(DOOR_OPEN, "The prober door is open")
+        touches = z >= self._touch_height() - _TOUCH_TOLERANCE
+        if not touches and self._bench.contact and self._faults.fires("no_separation"):
+            return z
         if not touches:
             self._bench.separate()
         self._bench.clock.advance(self._timing.approach if going_up else self._timing.retreat)
         self.z = z
         if touches:
             self._bench.touch()
+        return z
+
+    def _touch_height(self) -> float:
+        index = None if self.site is None else self._index.get(self.site)
+        return self.spec.touch_height if index is None else self.spec.touch_heights.get(index, self.spec.touch_height)
+
+    # -- doors ---------------------------------------------------------------------------------------------------
+
+    def door_closed(self, door: str) -> bool:
+        """Whether a door (prober, loader) is closed; with an open prober door the chuck does not rise."""
+        return door != "prober" or not self._faults.lasting("door_open")
+
+    def door_locked(self, door: str) -> bool:
+        """Whether a door is closed and locked."""
+        return self.door_closed(door) and door in self._locked_doors
+
+    def lock_door(self, door: str, locked: bool) -> None:
+        """Lock or unlock a door."""
+        (self._locked_doors.add if locked else self._locked_doors.discard)(door)
 
     # -- position ------------------------------------------------------------------------------------------------
 
@@ -190,7 +224,10 @@ class Prober:
             raise ProberFault(WRONG_Z, "Stepping with wrong Z position: the chuck is not at separation height")
         if was_up:
             self.separate()
-        self.move_xy(*self._position(site))
+        # a step counts for both, whichever goes wrong
+        stays, goes_on = self._faults.fires("no_step"), self._faults.fires("double_step")
+        if not stays:
+            self.move_xy(*self._position(self._neighbour(site) if goes_on else site))
         if was_up and self.mode is SteppingMode.BACK_TO_CONTACT:
             self.contact()
         return site
@@ -213,6 +250,16 @@ class Prober:
         self._place()
         return x, y
 
+    def reported(self, site: Site) -> Site:
+        """The site that the prober says it stands on, where it stands on `site`."""
+        return self._neighbour(site) if self._faults.fires("wrong_die") else site
+
+    def _neighbour(self, site: Site) -> Site:
+        """The next die of the route, the one before for its last, the first for one beside it."""
+        route = self.map.route if len(self.map.route) > 1 else sorted(self.map.present)
+        number = route.index(site) if site in route else -1
+        return route[number - 1 if number == len(route) - 1 else number + 1]
+
     def _position(self, site: Site) -> tuple[float, float]:
         column, row = self.map.home
         return (site[0] - column) * self.pitch[0], (site[1] - row) * self.pitch[1]
@@ -225,7 +272,10 @@ class Prober:
 
     def chuck_temperature(self) -> float:
         """Temperature now (deg C). It moves with station time; asking while it is moving lets some pass."""
-        if self.temperature != self.setpoint:
+        too_hot = [fault.celsius for fault in self._faults.lasting("over_temperature") if fault.celsius is not None]
+        if too_hot:
+            self.temperature = max(too_hot)
+        elif self.temperature != self.setpoint:
             self._bench.clock.advance(self._timing.thermal_poll)
             possible = (self._bench.clock.now - self._temperature_time) * self._timing.thermal_rate
             missing = self.setpoint - self.temperature

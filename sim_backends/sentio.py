@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sim_backends.prober import Prober, ProberFault
+from sim_backends.prober import NOT_ALLOWED, Prober, ProberFault
 from sim_backends.sentio_arguments import Answer, Arguments, Handler, integer_at
 from sim_backends.sentio_chuck import ChuckCommands
 from sim_backends.sentio_map import LAST_DIE, MapCommands
@@ -32,7 +32,9 @@ class _Job:
 
 
 class Sentio:
-    """The prober's side of the wire; a `tcp.Service`."""
+    """The prober's side of the wire; a `faulty_wire.Dialect`."""
+
+    end = b"\n"
 
     def __init__(self, prober: Prober) -> None:
         self._prober = prober
@@ -66,6 +68,16 @@ class Sentio:
                 replies.append(reply.encode() + b"\n")
         return b"".join(replies)
 
+    def request_name(self, request: bytes) -> str:
+        """The command line."""
+        return request.decode("utf-8", errors="replace").strip()
+
+    def busy_reply(self, request: bytes) -> bytes:
+        """Refuse a command for now; those that begin with ``*`` never are."""
+        if request.lstrip().startswith(b"*"):
+            return self.receive(request)
+        return f"{NOT_ALLOWED},0,Command not allowed now\n".encode()
+
     def deadline(self) -> float | None:
         """Nothing happens by itself."""
         return None
@@ -79,6 +91,7 @@ class Sentio:
         if line.startswith("*"):
             return self._plain(line)
         code, job, text = self._command(line)
+        self._prober.may_lose_contact()
         return f"{code},{job},{text}"
 
     def _plain(self, line: str) -> str | None:

@@ -18,6 +18,7 @@ from sim_backends.sentio_arguments import (
 )
 
 SOAK_UNDEFINED = 200
+DOORS = {"p": "prober", "l": "loader"}
 
 
 class ChuckCommands:
@@ -71,7 +72,8 @@ class ChuckCommands:
             "clear_contact": self._clear_contact,
             "set_vacuum": self._set_vacuum,
             "get_vacuum_status": lambda a: "1" if self._prober.vacuum else "0",
-            "get_door_status": lambda a: "True,False",
+            "get_door_status": self._door_status,
+            "set_door_lock": self._lock_door,
             "get_wafer_diameter": lambda a: decimal(self._prober.diameter * 1e3),
             "setup:contact_counter:get": lambda a: str(self._prober.contacts),
             "setup:contact_counter:reset": self._reset_contacts,
@@ -169,6 +171,14 @@ class ChuckCommands:
 
     def _set_vacuum(self, arguments: Arguments) -> Answer:
         self._prober.vacuum = boolean_at(arguments, 1)
+        return "OK"
+
+    def _door_status(self, arguments: Arguments) -> Answer:
+        door = one_of(arguments, 0, DOORS)
+        return f"{int(self._prober.door_closed(door))},{int(self._prober.door_locked(door))}"
+
+    def _lock_door(self, arguments: Arguments) -> Answer:
+        self._prober.lock_door(one_of(arguments, 0, DOORS), boolean_at(arguments, 1))
         return "OK"
 
     def _reset_contacts(self, arguments: Arguments) -> Answer:

@@ -114,6 +114,7 @@ class MapCommands:
         raise ProberFault(END_OF_LIST, "The dies have one subsite")
 
     def _site_text(self, site: Site) -> str:
+        site = self._prober.reported(site)
         return f"{site[0]},{site[1]},{self._prober.subsite}"
 
     def _set_routing(self, arguments: Arguments) -> Answer:
@@ -156,7 +157,8 @@ class MapCommands:
         site = self._prober.site
         if site is None:
             return "-1,0,0"
-        return f"{self._sequence()},{site[0]},{site[1]}"
+        site = self._prober.reported(site)
+        return f"{self._prober.map.sequence_number(site)},{site[0]},{site[1]}"
 
     def _count_dies(self, arguments: Arguments) -> Answer:
         wafer = self._prober.map

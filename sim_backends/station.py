@@ -1,7 +1,7 @@
-"""A whole simulated station: one wafer, a prober and an array board on TCP ports.
+"""A whole simulated station: one wafer, a prober, an array board and perhaps a magnet on TCP ports.
 
 ``python -m sim_backends.station STATION.yaml`` prints one JSON line with the addresses and serves until its standard
-input closes (so that it dies with the process that started it) or until it is interrupted.
+input closes (so that it dies with the process that started it) and its clients are gone, or until it is interrupted.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
-import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,10 +25,17 @@ from sim_backends.bench import Bench, StateError
 from sim_backends.board import Board
 from sim_backends.board_requests import BoardSpec
 from sim_backends.clock import StationClock, Timing
+from sim_backends.faults import Fault, FaultPlan
+from sim_backends.faulty_wire import Dialect, FaultyWire
+from sim_backends.kepco import Kepco, KepcoSpec
+from sim_backends.lifetime import wait_for_end
 from sim_backends.physical_log import PhysicalLog, previous_summary
 from sim_backends.prober import Prober, ProberSpec
 from sim_backends.sentio import Sentio
-from sim_backends.tcp import InstrumentServer
+from sim_backends.state_lock import StateInUseError, StateLock
+from sim_backends.tcp import InstrumentServer, Service, Wire
+
+_VISA, _PYSERIAL = "TCPIP::{}::{}::SOCKET", "socket://{}:{}"
 
 
 class StationError(RuntimeError):
@@ -53,9 +59,13 @@ class StationConfig(Specification):
     realtime
         Wait for moves, settling and pulses as hardware would.
     state
-        Folder in which dies keep their state when the station ends.
+        Folder in which dies keep their state when the station ends; one station uses it at a time.
     log, truth
         Files for what physically happened and for the hidden truth.
+    magnet, magnet_port
+        The supply of a magnet, if there is one.
+    faults
+        What shall go wrong (docs/simulation.md).
     """
 
     lot: str = "mtj"
@@ -70,7 +80,10 @@ class StationConfig(Specification):
     truth: Path | None = None
     prober: ProberSpec = ProberSpec()
     board: BoardSpec = BoardSpec()
+    magnet: KepcoSpec | None = None
+    magnet_port: int = Field(default=0, ge=0, le=65535)
     timing: Timing = Timing()
+    faults: tuple[Fault, ...] = ()
 
     def route(self, dies: int) -> list[int]:
         """Indices of the dies on the route, of a wafer of `dies`.
@@ -121,6 +134,18 @@ def load_station(path: Path) -> StationConfig:
     return station_config(tree or {}, str(path), path.parent.resolve())
 
 
+@dataclass(frozen=True)
+class Served:
+    """An instrument of a station: where it listens, how clients write that address (host, port), and over which wire
+    it is reached (None: one without faults)."""
+
+    name: str
+    service: Service
+    port: int
+    resource: str
+    wire: Wire | None = None
+
+
 class Station:
     """A prober and a board around one wafer, each on its own port and thread; a context manager.
 
@@ -136,48 +161,87 @@ class Station:
     """
 
     def __init__(self, config: StationConfig) -> None:
+        self.config = config
+        self._state_lock = None if config.state is None else StateLock(config.state)
+        self._servers: dict[str, InstrumentServer] = {}
+        try:
+            if self._state_lock is not None:
+                self._state_lock.acquire()
+            self._instruments = self._build()
+            for served in self._instruments:
+                self._servers[served.name] = self._server(served)
+        except StateInUseError as error:
+            raise StationError(str(error)) from error
+        except BaseException:
+            for server in self._servers.values():
+                server.stop()
+            self._unlock()
+            raise
+
+    def _build(self) -> list[Served]:
+        """Put a wafer on the bench and instruments around it."""
+        config = self.config
         lot = load_lot(config.lot)
         route = config.route(lot.wafer.dies)
         start = float(previous_summary(config.log).get("station_time_s", 0.0)) if config.log else 0.0
-        self.config = config
         self.clock = StationClock(config.realtime, start)
         self.log = PhysicalLog(config.log, self.clock)
         self.bench = Bench(
             lot, config.seed, self.clock, self.log, state=config.state, truth=config.truth, truth_dies=route
         )
-        self.prober = Prober(self.bench, config.prober, config.timing, route)
-        self.board = Board(self.bench, config.board, config.timing)
-        prober_server = InstrumentServer(Sentio(self.prober), config.host, config.prober_port, "prober")
-        try:
-            board_server = InstrumentServer(self.board, config.host, config.board_port, "board")
-        except OSError:
-            prober_server.stop()
-            raise
-        self._servers = (prober_server, board_server)
+        _check_lines(config.faults, lot.topology.rows, lot.topology.columns)
+        faults = {name: FaultPlan(name, config.faults, self.log) for name in ("prober", "board")}
+        self.prober = Prober(self.bench, config.prober, config.timing, route, faults["prober"])
+        self.board = Board(self.bench, config.board, config.timing, faults["board"])
+        sentio = Sentio(self.prober)
+        magnet = config.magnet
+        return [
+            Served("prober", sentio, config.prober_port, _VISA, _wire(sentio, faults["prober"])),
+            Served("board", self.board, config.board_port, _PYSERIAL, _wire(self.board, faults["board"])),
+            *([] if magnet is None else [Served("magnet", Kepco(self.log, magnet), config.magnet_port, _VISA)]),
+        ]
+
+    def _server(self, served: Served) -> InstrumentServer:
+        return InstrumentServer(
+            served.service,
+            self.config.host,
+            served.port,
+            served.name,
+            wire=served.wire,
+            on_client=lambda connected: self.log.add("client", instrument=served.name, connected=connected),
+        )
+
+    @property
+    def has_clients(self) -> bool:
+        """Whether a client is connected to any instrument."""
+        return any(server.has_client for server in self._servers.values())
 
     def start(self) -> None:
         """Begin to serve."""
         self.log.add("start", lot=self.bench.lot.name, seed=self.config.seed, pid=os.getpid())
-        for server in self._servers:
+        for server in self._servers.values():
             server.start()
 
     def close(self) -> None:
         """Stop serving, then save dies, truth and log."""
-        for server in self._servers:
-            server.stop()
-        self.log.add("end", **self.log.summary())
-        self.bench.save()
+        try:
+            for server in self._servers.values():
+                server.stop()
+            self.log.add("end", **self.log.summary())
+            self.bench.save()
+        finally:
+            self._unlock()
+
+    def _unlock(self) -> None:
+        if self._state_lock is not None:
+            self._state_lock.release()
 
     def addresses(self) -> dict[str, Any]:
-        """What a client needs: VISA resource of the prober, URL of the board, and who serves them."""
-        prober, board = (server.address for server in self._servers)
-        return {
-            "prober": f"TCPIP::{prober[0]}::{prober[1]}::SOCKET",
-            "board": f"socket://{board[0]}:{board[1]}",
-            "pid": os.getpid(),
-            "lot": self.bench.lot.name,
-            "seed": self.config.seed,
+        """What a client needs: the address of each instrument by its name, and who serves them."""
+        resources = {
+            served.name: served.resource.format(*self._servers[served.name].address) for served in self._instruments
         }
+        return {**resources, "pid": os.getpid(), "lot": self.bench.lot.name, "seed": self.config.seed}
 
     def __enter__(self) -> Station:
         self.start()
@@ -187,6 +251,19 @@ class Station:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _wire(service: Dialect, plan: FaultPlan) -> Wire | None:
+    return FaultyWire(service, plan) if plan else None
+
+
+def _check_lines(faults: Sequence[Fault], rows: int, columns: int) -> None:
+    """A fault of a line that the board does not have would never be noticed."""
+    lines = {"stuck_channel": ("channels", max(rows, columns)), "stuck_relay": ("columns", columns)}
+    for fault in faults:
+        what, count = lines.get(fault.kind, ("", 0))
+        if fault.kind in lines and fault.index is not None and fault.index >= count:
+            raise StationError(f"faults: {fault.kind} with index {fault.index}; the board has {count} {what}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -201,7 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with station:
         sys.stdout.write(json.dumps(station.addresses()) + "\n")
         sys.stdout.flush()
-        wait_for_end(forever=options.forever)
+        wait_for_end(forever=options.forever, in_use=lambda: station.has_clients)
     return 0
 
 
@@ -231,31 +308,6 @@ def _overridden(config: StationConfig, options: argparse.Namespace) -> StationCo
     given = {name: getattr(options, name) for name in ("seed", "log", "truth", "state", "realtime")}
     changes = {name: value for name, value in given.items() if value is not None}
     return StationConfig.model_validate({**config.model_dump(), **changes})
-
-
-def wait_for_end(*, forever: bool) -> None:
-    """Return on an interrupt, on SIGTERM, or when standard input closes."""
-    end = threading.Event()
-    for name in ("SIGTERM", "SIGBREAK"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), lambda *_: end.set())
-    if not forever:
-        threading.Thread(target=_watch_input, args=(end,), name="lifeline", daemon=True).start()
-    try:
-        # short waits: a wait without end cannot be interrupted on Windows
-        while not end.wait(0.2):
-            pass
-    except KeyboardInterrupt:
-        return
-
-
-def _watch_input(end: threading.Event) -> None:
-    try:
-        # the descriptor itself: a blocked read of sys.stdin would hold a lock that the interpreter wants at its end
-        while os.read(sys.stdin.fileno(), 4096):
-            pass
-    finally:
-        end.set()
 
 
 if __name__ == "__main__":

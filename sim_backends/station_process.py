@@ -14,10 +14,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from sim_backends.lifetime import LINGER
+from sim_backends.state_lock import PATIENCE
 from sim_backends.station import StationConfig, StationError, load_station, station_config
 
-_READY_TIMEOUT = 60.0
-_END_TIMEOUT = 30.0
+_READY_TIMEOUT = PATIENCE + 60.0  # it may wait for its state folder
+_END_TIMEOUT = LINGER + 30.0
 
 
 class StationProcess:

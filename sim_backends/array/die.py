@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sim_backends.array.inverse import measured_junctions
 from sim_backends.array.lines import Direction, column_by_column
 from sim_backends.array.lot import KINDS, Lot
+from sim_backends.array.measured import MeasuredDies
 from sim_backends.array.mtj import (
     BoolArray,
     FloatArray,
@@ -21,6 +23,7 @@ from sim_backends.array.mtj import (
     switching_probability,
 )
 from sim_backends.array.product import ProductModel, fit_odd_polynomial, product_model
+from sim_backends.array.topology import Topology
 
 _DEVICES, _DEFECTS, _LINES, _STATE, _NOISE = range(1, 6)  # purposes of the random streams of a die
 _MODELS_KEPT = 64
@@ -94,27 +97,32 @@ class Die:
 
     @classmethod
     def from_lot(cls, lot: Lot, seed: int, index: int) -> Die:
-        """Draw die `index` of a lot; the same lot, seed and index give the same die for ever."""
-        kind = draw_defects(lot, stream(seed, index, _DEFECTS))
-        devices = draw_devices(lot, kind, stream(seed, index, _DEVICES))
-        state = stream(seed, index, _STATE).random(lot.topology.shape) < lot.devices.fresh_ap_share
+        """Die `index` of a lot, drawn or as it was measured; the same lot, seed and index are the same die for ever.
+
+        Of a measured die only what no read tells is drawn: thermal stability and breakdown voltages.
+        """
+        rng, measured = stream(seed, index, _DEVICES), lot.measured_dies
+        if measured is not None:
+            lines = measured_dead_lines(lot, measured, index)
+            devices, state = measured_devices(lot, measured, index, lines, rng), measured.state[index]
+        else:
+            lines = draw_dead_lines(lot, stream(seed, index, _LINES))
+            devices = draw_devices(lot, draw_defects(lot, stream(seed, index, _DEFECTS)), rng)
+            state = stream(seed, index, _STATE).random(lot.topology.shape) < lot.devices.fresh_ap_share
         return cls(
             lot=lot,
             seed=seed,
             index=index,
             devices=devices,
-            dead_lines=draw_dead_lines(lot, stream(seed, index, _LINES)),
-            state=np.where(kind == _STUCK_P, False, np.where(kind == _STUCK_AP, True, state)),
+            dead_lines=lines,
+            state=np.where(devices.kind == _STUCK_P, False, np.where(devices.kind == _STUCK_AP, True, state)),
             broken=np.zeros(lot.topology.shape, dtype=bool),
         )
 
     @cached_property
     def alive(self) -> BoolArray:
         """Cells on no dead line, ``[kernel, row, column]``."""
-        dead = np.zeros(self.lot.topology.shape, dtype=bool)
-        for line in self.dead_lines:
-            dead |= line.mask
-        return ~dead
+        return cells_off(self.dead_lines, self.lot)
 
     @cached_property
     def switchable(self) -> BoolArray:
@@ -273,8 +281,41 @@ def draw_dead_lines(lot: Lot, rng: np.random.Generator) -> tuple[DeadLine, ...]:
     ):
         for _ in range(rng.poisson(mean)):
             block = None if kind == "row_shared" else int(rng.integers(topology.blocks))
-            is_row = kind.startswith("row")
-            index = int(rng.integers(topology.block_rows if is_row else topology.block_columns))
-            mask = topology.row_mask(block, index) if is_row else topology.column_mask(block, index)
-            lines.append(DeadLine(kind, block, index, mask))
+            index = int(rng.integers(topology.block_rows if kind.startswith("row") else topology.block_columns))
+            lines.append(dead_line(topology, kind, block, index))
     return tuple(lines)
+
+
+def dead_line(topology: Topology, kind: str, block: int | None, index: int) -> DeadLine:
+    """A dead line with its cells."""
+    of_line = topology.row_mask if kind.startswith("row") else topology.column_mask
+    return DeadLine(kind, block, index, of_line(block, index))
+
+
+def cells_off(lines: tuple[DeadLine, ...], lot: Lot) -> BoolArray:
+    """Cells on none of the lines, ``[kernel, row, column]``."""
+    dead = np.zeros(lot.topology.shape, dtype=bool)
+    for line in lines:
+        dead |= line.mask
+    return ~dead
+
+
+def measured_dead_lines(lot: Lot, measured: MeasuredDies, index: int) -> tuple[DeadLine, ...]:
+    """Dead lines of a measured die."""
+    return tuple(dead_line(lot.topology, *line) for line in measured.lines_of(index))
+
+
+def measured_devices(
+    lot: Lot, measured: MeasuredDies, index: int, lines: tuple[DeadLine, ...], rng: np.random.Generator
+) -> Devices:
+    """Devices that read as those of a measured die did; what no read tells is drawn."""
+    kind = measured.kind[index]
+    alive = cells_off(lines, lot)
+    r_p, tmr = measured_junctions(measured.g_p[index], measured.g_ap[index], kind, alive, measured.v_read, lot)
+    return replace(
+        draw_devices(lot, kind, rng),
+        r_p=r_p,
+        tmr=tmr,
+        v_critical_to_ap=measured.v_critical_to_ap[index],
+        v_critical_to_p=measured.v_critical_to_p[index],
+    )

@@ -158,3 +158,15 @@ def column_by_column(
         if not change < 1e6:
             break
     raise LineSolverError(f"a column driven to {voltage:g} V does not settle: line resistance too large")
+
+
+def cell_voltages(
+    i_cell: FloatArray, voltage: float, r_row: float, r_column: float, *, r_contact: float = 0.0
+) -> FloatArray:
+    """Voltage of every cell when the columns are driven one after another and its current is known.
+
+    The inverse of `column_by_column`: all rows held, currents ``[..., row, column]`` (A) as sensed.
+    """
+    rows, columns = i_cell.shape[-2:]
+    own_row = r_contact + r_row * (np.arange(columns) + 1.0)
+    return voltage - column_resistance(rows, r_column, r_contact) @ i_cell - own_row * i_cell

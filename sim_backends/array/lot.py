@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import numpy as np
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from sim_backends.array.quantity import Fraction, Metre, Ohm, Second, Specification, Volt, split_sources
+from sim_backends.array.measured import MeasuredDies, MeasuredFileError, read_measured
+from sim_backends.array.quantity import Ampere, Fraction, Metre, Ohm, Second, Specification, Volt, split_sources
+from sim_backends.array.readout import ReadoutSpec
 from sim_backends.array.topology import Topology
 
 BUILT_IN = Path(__file__).parent.parent / "lots"
@@ -106,20 +109,36 @@ class Lines(Specification):
     r_contact: Ohm = Field(ge=0)
 
 
+class ReadNoise(Specification):
+    """White noise of one sample of a read, rms: `cell` relative to the current of a cell, `current` of a channel."""
+
+    cell: Fraction = Field(ge=0)
+    current: Ampere = Field(ge=0)
+
+
 class Wafer(Specification):
-    """The wafer: how many dies, their pitch."""
+    """The wafer: how many dies, their pitch, and their sites where they are not simply the innermost ones."""
 
     dies: int = Field(gt=0)
     diameter: Metre = Field(gt=0)
     pitch_x: Metre = Field(gt=0)
     pitch_y: Metre = Field(gt=0)
+    listed: tuple[tuple[int, int], ...] | None = None
+
+    @model_validator(mode="after")
+    def _listed_once(self) -> Wafer:
+        if self.listed is not None and not len(self.listed) == len(set(self.listed)) == self.dies:
+            raise ValueError(f"listed has {len(set(self.listed))} different sites for {self.dies} dies")
+        return self
 
     def sites(self) -> list[tuple[int, int]]:
-        """Grid sites ``(column, row)`` of the dies by die index, nearest to the wafer centre first.
+        """Grid sites ``(column, row)`` of the dies by die index: the listed ones, else nearest to the centre first.
 
         One grid site lies on the centre; equal distances are ordered by row, then column. Indices count from the
         lower left corner of the map, so the smallest column and row are 0.
         """
+        if self.listed is not None:
+            return list(self.listed)
         half = int(np.ceil(np.sqrt(self.dies))) + 1
         grid = [(column, row) for row in range(-half, half + 1) for column in range(-half, half + 1)]
         grid.sort(key=lambda site: ((site[0] * self.pitch_x) ** 2 + (site[1] * self.pitch_y) ** 2, site[1], site[0]))
@@ -133,6 +152,10 @@ class Lot(Specification):
     """Everything that dies of a lot have in common.
 
     `sources` says for each value, by dotted path, where it comes from; values without a source are assumed.
+
+    A lot that was measured has `measured`, the file of its dies (`sim_backends.array.measured`): dies are then built
+    from it; `devices` and `defects` say what they have in common, and are drawn from if `measured` is taken out. With
+    `read_noise` a board shows this noise instead of its own.
     """
 
     name: str
@@ -143,12 +166,37 @@ class Lot(Specification):
     lines: Lines
     wafer: Wafer
     v_read: Volt = Field(gt=0)
+    measured: Path | None = None
+    read_noise: ReadNoise | None = None
     sources: dict[str, str] = Field(default_factory=dict)
 
     @property
     def topology(self) -> Topology:
         """Kernels and lines of a die."""
         return self.geometry.topology()
+
+    @cached_property
+    def measured_dies(self) -> MeasuredDies | None:
+        """The measured dies; None for a lot that is drawn.
+
+        Raises
+        ------
+        LotError
+            If the file is not there, or not of this lot.
+        """
+        if self.measured is None:
+            return None
+        try:
+            return read_measured(self.measured, self.topology, self.wafer.sites())
+        except MeasuredFileError as error:
+            raise LotError(f"lot {self.name}: measured: {error}") from error
+
+    def read_by(self, readout: ReadoutSpec) -> ReadoutSpec:
+        """The converters of a board as they read these dies: with the lot's noise, if it was measured."""
+        if self.read_noise is None:
+            return readout
+        noise = {"cell_noise": self.read_noise.cell, "current_noise": self.read_noise.current}
+        return readout.model_copy(update=noise)
 
 
 def lot_from_tree(tree: Mapping[str, Any], origin: str) -> Lot:
@@ -172,7 +220,7 @@ def load_lot(name: str | Path) -> Lot:
     Raises
     ------
     LotError
-        If there is no such file, or an entry is unknown, missing or wrong.
+        If there is no such file, or an entry is unknown, missing or wrong, or the measured dies cannot be used.
     """
     path = BUILT_IN / f"{name}.yaml" if str(name) in built_in_lots() else Path(name)
     try:
@@ -183,7 +231,27 @@ def load_lot(name: str | Path) -> Lot:
         raise LotError(f"{path}: {error}") from error
     if not isinstance(tree, dict):
         raise LotError(f"{path}: a lot file is a mapping of entries")
-    return lot_from_tree(tree, str(path))
+    return _with_measured_dies(lot_from_tree(tree, str(path)), path)
+
+
+def _with_measured_dies(lot: Lot, path: Path) -> Lot:
+    """The lot with the file of its dies found beside the lot file, and read."""
+    if lot.measured is None:
+        return lot
+    if lot.measured.name != str(lot.measured):
+        raise LotError(f"{path}: measured: {str(lot.measured)!r} is no plain file name; put it beside the lot file")
+    lot = lot.model_copy(update={"measured": path.parent / lot.measured})
+    _ = lot.measured_dies  # a file that cannot be used is an error now, not when the needles come down
+    return lot
+
+
+def is_lot_file(path: Path) -> bool:
+    """Whether a file describes a lot, by its entries; it may still be a wrong one."""
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return False
+    return isinstance(tree, dict) and {"geometry", "devices"} <= set(tree)
 
 
 def built_in_lots() -> list[str]:

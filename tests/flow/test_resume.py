@@ -3,6 +3,7 @@
 Judged by the physical log of the station: what was fired is in the record, what was committed is not done again.
 """
 
+import json
 import os
 import signal
 import sys
@@ -40,6 +41,7 @@ def write(bench, die, *, number):
         Path(os.environ["REACHED"]).write_text("here")
         while not Path(os.environ["GO_ON"]).exists():
             time.sleep(0.05)
+            bench.report("waiting", 0.5)
     return xr.Dataset({"current": (("row", "column"), bench.array.read(0, 0.1), {"units": "A"})})
 
 
@@ -71,7 +73,10 @@ def command(tmp_path):
 
 @pytest.fixture
 def interrupted(command, tmp_path):
-    """Starts the command as a process of its own and holds it in the middle of a step; `go_on` lets it finish."""
+    """Starts the command as a process of its own and holds it in the middle of a step; `go_on` lets it finish.
+
+    While it is held it shows progress.
+    """
     holding = {"WAIT_AT": f"{DIES[1]}:2", "REACHED": str(tmp_path / "reached"), "GO_ON": str(tmp_path / "go_on")}
 
     def start(*options):
@@ -87,7 +92,7 @@ def interrupted(command, tmp_path):
 
 def _steps(folder):
     """Every step that was ever committed on the dies: die, run."""
-    with Record.open(folder, create=False) as record:
+    with Record.open(folder, create=False, write=False) as record:
         return [(step.die, step.run) for die in DIES for step in record.history("mine.py:exercise", die)]
 
 
@@ -152,7 +157,7 @@ def test_ctrl_c_finishes_the_step_and_leaves_the_die(command, interrupted, tmp_p
         status = process.wait(60)
     log = tmp_path / "lot" / "station" / "physical.jsonl"
     assert status == 130
-    assert f"run the same command with --out {tmp_path / 'lot'} to go on" in interrupted.said()
+    assert f"xbar resume {tmp_path / 'lot'} goes on" in interrupted.said()
     assert_left_safely(happened(log))
     assert len(_steps(tmp_path / "lot")) == STEPS + 3  # the step that was being done was finished
     done = xbar(*command)
@@ -177,7 +182,7 @@ def test_a_second_ctrl_c_aborts_now(station, command, interrupted, tmp_path):
         os.kill(process.pid, signal.SIGINT)
         status = process.wait(60)
     assert status == 130
-    assert f"run the same command with --out {tmp_path / 'lot'} to go on" in interrupted.said()
+    assert f"xbar resume {tmp_path / 'lot'} goes on" in interrupted.said()
     _check_aborted(station, command, before, tmp_path)
 
 
@@ -220,3 +225,65 @@ def test_a_run_that_is_killed_is_gone_on_with_though_the_needles_are_down(statio
     assert_left_safely(entries)
     _check_finished(tmp_path / "lot", (STEPS + 2, 2))
     _check_ledger(entries, tmp_path / "lot", exactly=False)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the process is held by a signal that Windows does not have")
+def test_status_and_resume_after_a_kill(station, command, interrupted, tmp_path):
+    """Nobody remembers the command; `xbar resume` knows it, and what was committed is not done again."""
+    file, log = station
+    before = len(happened(log))
+    with ended(interrupted("--station", file)) as process:
+        going = _status(tmp_path)
+        assert going["status"] == "running" and going["now"]["die"] == DIES[1] and going["now"]["step"] == "write"
+        refused = xbar("resume", tmp_path / "lot")
+        assert refused.status == 1 and str(process.pid) in refused.said and "xbar abort" in refused.said
+        process.kill()
+        process.wait(60)
+    wait_for(lambda: _status(tmp_path)["status"] == "died")
+    found = _status(tmp_path)
+    assert found["next"] == [f"xbar resume {tmp_path / 'lot'}"] and found["dies"][DIES[0]]["verdict"] == "pass"
+    done = xbar("resume", tmp_path / "lot")
+    assert done.status == 0, done.said
+    assert "7 steps from the record, goes on at die c3r6, step write" in " ".join(done.said.split())
+    _check_finished(tmp_path / "lot", (STEPS + 2, 2))
+    _check_ledger(happened(log)[before:], tmp_path / "lot", exactly=False)
+    assert_left_safely(happened(log)[before:])
+    with Record.open(tmp_path / "lot", write=False) as record:
+        assert [(run["resumes"], run["status"]) for run in record.runs()] == [(None, "failed"), (1, "finished")]
+        assert len(record.events("died")) == 1
+    assert [run["status"] for run in _status(tmp_path)["runs"]] == ["died", "finished"]
+
+
+def test_pause_and_resume_from_another_terminal(station, command, interrupted, tmp_path):
+    file, log = station
+    before = len(happened(log))
+    with ended(interrupted("--station", file)) as process:
+        assert xbar("pause", tmp_path / "lot").status == 0
+        interrupted.go_on()
+        wait_for(lambda: _status(tmp_path)["status"] == "paused")
+        assert len(_steps(tmp_path / "lot")) == STEPS + 3  # the step that was being done was finished
+        assert of_kind(happened(log)[before:], "contact", "separation")[-1]["what"] == "separation"
+        assert xbar("resume", tmp_path / "lot").status == 0
+        assert process.wait(60) == 0, interrupted.said()
+    assert f"xbar resume {tmp_path / 'lot'} goes on" in interrupted.said()
+    assert len(_steps(tmp_path / "lot")) == 2 * STEPS
+    assert_left_safely(happened(log)[before:])
+    with Record.open(tmp_path / "lot", write=False) as record:
+        assert [event["data"]["step"] for event in record.events("paused")] == [1 + STEPS + 3]  # and the survey
+
+
+def test_abort_from_another_terminal(station, command, interrupted, tmp_path):
+    file, log = station
+    before = len(happened(log))
+    with ended(interrupted("--station", file)) as process:
+        assert xbar("abort", tmp_path / "lot").status == 0
+        status = process.wait(60)
+    assert status == 130
+    assert f"xbar resume {tmp_path / 'lot'} goes on" in interrupted.said()
+    found = _status(tmp_path)
+    assert found["status"] == "aborted" and found["dies"][DIES[1]]["verdict"] == "aborted"
+    _check_aborted(station, command, before, tmp_path)
+
+
+def _status(tmp_path):
+    return json.loads(xbar("status", tmp_path / "lot", "--json").said)

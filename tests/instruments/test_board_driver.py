@@ -228,7 +228,7 @@ class TestFaults:
 
     def test_an_interrupted_pulse_is_not_held_against_the_next(self, board, peer_board, monkeypatch):
         board.pulse(0, ONE, 0.5, 1e-7)
-        monkeypatch.setattr(board._link.port, "_arriving", lambda deadline: (_ for _ in ()).throw(KeyboardInterrupt))
+        monkeypatch.setattr(board._link.port._transport, "_arriving", lambda deadline: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             board.pulse(0, ONE, 0.5, 1e-7)
         monkeypatch.undo()
@@ -243,7 +243,8 @@ class TestFaults:
             board.read(0, 0.1)
 
     def test_a_damaged_request_is_repeated_if_it_pulses_nothing(self, board, peer_board, monkeypatch):
-        real_send, damaged = board._link.port.send, []
+        transport = board._link.port._transport
+        real_send, damaged = transport.send, []
 
         def damage_first(data):
             if not damaged:
@@ -251,7 +252,7 @@ class TestFaults:
                 data = data[:3] + bytes([data[3] ^ 0x40 or 1]) + data[4:]
             real_send(data)
 
-        monkeypatch.setattr(board._link.port, "send", damage_first)
+        monkeypatch.setattr(transport, "send", damage_first)
         np.testing.assert_allclose(board.read(0, 0.1), CURRENTS, atol=1e-11)
         assert peer_board.garbage == 1
 

@@ -10,9 +10,9 @@ import pytest
 from qcodes.instrument import Instrument
 
 import instruments
-from instruments.roles import ArrayTester, Clock, Prober
+from instruments.roles import ArrayTester, Clock, FieldSource, Prober
 
-ROLES = (Prober, ArrayTester, Clock)
+ROLES = (Prober, ArrayTester, FieldSource, Clock)
 
 
 def drivers():

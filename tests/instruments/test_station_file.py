@@ -170,7 +170,7 @@ def test_one_fault_keeps_nothing_else_from_being_done(file, peer_sentio, peer_bo
     station = load_station(file)
     station.prober.contact()
     peer_board.stop()
-    with pytest.raises(InstrumentError, match=r"array: rest failed.*by hand"):
+    with pytest.raises(InstrumentError, match=r"make a source safe failed.*by hand"):
         station.close()
     assert peer_sentio.z == 15700.0
     assert not Sentio.exist("prober") and not FramedBoard.exist("array")

@@ -6,8 +6,9 @@ import time
 import pytest
 from scripted_peers import Peer
 
+from instruments.broker_client import Broker
 from instruments.roles import LinkError
-from instruments.wire import open_port, open_visa
+from instruments.wire import open_port, open_visa, through
 
 
 class Parrot(Peer):
@@ -31,8 +32,25 @@ def parrot():
     peer.stop()
 
 
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory):
+    home = tmp_path_factory.mktemp("broker")
+    with Broker(home / "station.yaml", traffic=home / "run.traffic") as running:
+        yield running
+
+
+@pytest.fixture(params=["direct", "brokered"])
+def held(request):
+    """Sessions are promised the same whoever holds their connections."""
+    if request.param == "direct":
+        yield
+    else:
+        with through(request.getfixturevalue("broker")):
+            yield
+
+
 @pytest.fixture(params=["visa", "port"])
-def talk(request, parrot):
+def talk(request, held, parrot):
     """A session and a function that asks over it, for either kind."""
     if request.param == "visa":
         session = open_visa(f"TCPIP::127.0.0.1::{parrot.port}::SOCKET", timeout=0.3)
@@ -77,7 +95,7 @@ def test_a_lost_connection_is_noticed_at_once(talk):
     assert time.monotonic() - started < 2
 
 
-def test_what_was_not_asked_for_is_not_an_answer(parrot):
+def test_what_was_not_asked_for_is_not_an_answer(held, parrot):
     session = open_visa(f"TCPIP::127.0.0.1::{parrot.port}::SOCKET", timeout=0.5)
     session.query("hello")
     session.write("unasked")
@@ -102,7 +120,8 @@ def test_a_lost_connection_is_said_and_can_be_opened_again(talk):
 
 def test_an_interruption_ends_the_session(talk, monkeypatch):
     session, ask = talk
-    monkeypatch.setattr(session, "_live", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    for name in ("query", "receive"):
+        monkeypatch.setattr(session._transport, name, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         ask("hello")
     monkeypatch.undo()
@@ -125,19 +144,19 @@ def test_interrupting_from_another_thread_ends_the_session(talk, parrot):
     waiting = threading.Thread(target=wait)
     waiting.start()
     time.sleep(0.1)
-    session.interrupt("stop" if hasattr(session, "query") else b"stop\n")
+    session.interrupt("stop" if hasattr(session, "write") else b"stop\n")
     waiting.join()
     assert not session.usable
 
 
-def test_nobody_listens_at_a_port():
+def test_nobody_listens_at_a_port(held):
     with pytest.raises(LinkError) as error:
         open_port("socket://127.0.0.1:9", timeout=0.3)
     assert "127.0.0.1:9" in str(error.value)
     assert "xbar sim" in str(error.value) and "station file" in str(error.value)
 
 
-def test_nobody_listens_at_a_visa_address():
+def test_nobody_listens_at_a_visa_address(held):
     with pytest.raises(LinkError) as error:
         session = open_visa("TCPIP::127.0.0.1::9::SOCKET", timeout=0.3)
         session.query("hello")
@@ -146,7 +165,7 @@ def test_nobody_listens_at_a_visa_address():
 
 
 @pytest.mark.parametrize("opener, address", [(open_visa, "NONSENSE"), (open_port, "socket://nowhere")])
-def test_a_malformed_address_is_named(opener, address):
+def test_a_malformed_address_is_named(held, opener, address):
     with pytest.raises(LinkError, match=address):
         opener(address, timeout=0.3)
 
@@ -159,7 +178,7 @@ def test_closing_twice_is_harmless(talk):
 
 
 def test_a_port_that_never_ends_its_message_is_out_of_step(parrot, monkeypatch):
-    monkeypatch.setattr("instruments.wire.LARGEST_MESSAGE", 1000)
+    monkeypatch.setattr("instruments.transports.LARGEST_MESSAGE", 1000)
     session = open_port(f"socket://127.0.0.1:{parrot.port}", timeout=2)
     session.send(b"x" * 5000 + b"\n")
     with pytest.raises(LinkError, match="without an end"):

@@ -217,6 +217,37 @@ def test_an_option_without_value_and_a_stray_word(run_there):
     run_there("mtj-mnist", "--dies", 0, says="dies")
 
 
+@pytest.fixture
+def listing(tmp_path):
+    """A protocol that only lists its dies."""
+    text = "from protocols.run import protocol\n\n@protocol\ndef listing(run):\n    list(run.dies())\n"
+    (tmp_path / "mine.py").write_text(text, encoding="utf-8")
+    return f"{tmp_path / 'mine.py'}:listing"
+
+
+def test_dies_verdicts_and_bins_that_do_not_exist(run_there, listing):
+    """All the words of it are in test_selection; this is that the command passes them on and nothing moves."""
+    run_there(listing, "--only", "c2r6,c9r9", says=["--only c9r9: no such die; the run has 1 die: c2r6"])
+    run_there(listing, "--golden", "c9r9", says=["--golden c9r9: no such die", "36 dies"])
+    run_there(listing, "--retest", "fail", says="no die has verdict fail; there are no verdicts yet")
+    run_there(listing, "--retest", "bad", says=["--retest bad", "pass, fail, inconclusive"])
+    run_there(listing, "--retest-bin", "two", says="bins are whole numbers")
+    run_there(listing, "--stop-after", "-1", says="stop-after")
+
+
+def test_a_lease_that_is_no_time(run_there, listing):
+    run_there(listing, "--lease", "0", says="give a time above 0")
+    run_there(listing, "--lease", "5 V", says="--lease")
+
+
+def test_asking_a_run_that_is_not_there(xbar, tmp_path):
+    for command in ("pause", "abort", "resume", "status"):
+        done = xbar(command, tmp_path)
+        assert done.status == 1 and "Traceback" not in done.said
+        assert ("no run of" if command in ("pause", "abort") else "no record in") in done.said
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_parameter_without_default_that_is_left_out(run_there):
     run_there("program", says="--set schedule=VALUE")
 

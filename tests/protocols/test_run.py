@@ -6,56 +6,10 @@ The bench here is a scripted one that counts what it is asked; the real instrume
 import numpy as np
 import pytest
 import xarray as xr
+from scripted_run import start_run
 
-from analysis.record import Record
-from instruments.roles import DieSite
-from protocols.bench import ContactCheck
-from protocols.run import NoContactError, Run, RunSettings, needs_no_contact
+from protocols.run import NoContactError, RunSettings, needs_no_contact
 from protocols.stopping import RunStopped, StopRequest
-
-
-class Quiet:
-    def die(self, name, index, count): ...
-    def step(self, name, recorded): ...
-    def progress(self, text, share): ...
-
-
-class ScriptedBench:
-    """Counts entering and leaving; every die conducts but those in `dead`."""
-
-    def __init__(self, dead=()):
-        self.entered, self.left, self.aborted, self.dead = [], 0, 0, dead
-        self.contact_check = ContactCheck(1.0, 1)
-        self.prober = self
-        self.array = self
-
-    def enter(self, die):
-        self.entered.append(die.name)
-        self.contact_check = ContactCheck(0.0 if die.name in self.dead else 1.0, 1)
-
-    def leave(self):
-        self.left += 1
-
-    def abort(self):
-        self.aborted += 1
-
-    def die_sites(self):
-        return [DieSite(c, 0) for c in range(3)]
-
-    def identify(self):
-        return "scripted"
-
-    def chuck_temperature(self):
-        return 25.0
-
-    def capabilities(self):
-        class Caps:
-            rows = columns = kernels = blocks = block_rows = block_columns = 1
-            kernel_block = kernel_row = kernel_column = (0,)
-            v_min, v_max, v_read_max, dac_lsb = -1.0, 1.0, 0.3, 1e-3
-
-        return Caps
-
 
 CALLS = []
 
@@ -87,19 +41,7 @@ def go(tmp_path):
     stop = StopRequest()
 
     def start(script, dies=None, dead=()):
-        opened = []
-
-        def open_bench(run):
-            opened.append(ScriptedBench(dead))
-            return opened[0]
-
-        with Record.open(tmp_path) as record:
-            run = Run(record, "p", RunSettings(3, dies), open_bench, Quiet(), stop, {})
-            try:
-                script(run)
-            finally:
-                run.close(failed=False)
-        return opened[0] if opened else None
+        return start_run(tmp_path, script, RunSettings(3, dies), stop=stop, dead=dead)
 
     start.stop = stop
     return start

@@ -15,7 +15,7 @@ def test_built_in_lot_has_a_source_for_every_value(lot):
     assert (lot.devices.r_p, lot.devices.tmr, lot.devices.v_half) == (5000.0, 1.2, 0.5)
     assert (lot.devices.r_selector, lot.devices.r_short, lot.devices.r_open) == (2000.0, 100.0, 1e9)
     assert (lot.defects.rate_median, lot.defects.rate_log_sigma, lot.defects.rate_max) == (0.004, 0.8, 0.06)
-    numbers = leaves(lot.model_dump(exclude={"sources", "name", "description"}))
+    numbers = leaves(lot.model_dump(exclude={"sources", "name", "description"}, exclude_none=True))
     assert {path for path in numbers if path not in lot.sources} == set()
 
 

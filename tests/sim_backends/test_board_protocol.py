@@ -305,6 +305,57 @@ def test_pulses_refused(board, station, changes, status):
         np.testing.assert_array_equal(die_under(station).state, before)
 
 
+def limits(board, *wanted):
+    return struct.unpack("<hh", board.ok(0x25, struct.pack("<hh", *wanted) if wanted else b""))
+
+
+@pytest.fixture
+def unlimited(board):
+    """The board, which gets its own limits back."""
+    widest = limits(board)
+    yield board
+    limits(board, *widest)
+
+
+def test_limits_of_the_station_are_narrower_than_the_boards(unlimited):
+    board = unlimited
+    assert board.caps["limits"] is True
+    assert limits(board) == (-1351, 1351), "1.65 V"
+    assert limits(board, -900, 1000) == (-900, 1000) == limits(board)
+    for wanted, status in (((-1352, 10), OVER_RANGE), ((0, 1352), OVER_RANGE), ((10, 9), BAD_ARG)):
+        assert board.ask(0x25, struct.pack("<hh", *wanted))[0] == status
+        assert limits(board) == (-900, 1000)
+    assert board.ask(0x25, b"\0")[0] == BAD_ARG
+    assert limits(board, -1351, 1351) == (-1351, 1351)
+
+
+@given(
+    st.integers(-1351, 1351).flatmap(lambda low: st.tuples(st.just(low), st.integers(low, 1351))),
+    st.integers(-1400, 1400),
+)
+def test_pulses_beyond_the_limits_in_force_are_refused(station, in_force, code):
+    board = station[1]
+    board.ok(0x23)
+    limits(board, *in_force)
+    both = struct.pack("<BhIHBHh", 0, code, 100, 1, 0, 1, 80) + bytes(79)
+    expected = OK if in_force[0] <= code <= in_force[1] else OVER_RANGE
+    assert board.ask(0x12, pulse_payload(board, code=code, width=100))[0] == expected
+    assert board.ask(0x13, both)[0] == expected
+    limits(board, -1351, 1351)
+
+
+def test_limits_outlast_reset_stop_and_connection(serve):
+    with serve() as (station, board, _):
+        limits(board, -5, 7)
+        board.ok(0x21)
+        assert limits(board) == (-5, 7), "also told while latched"
+        board.ok(0x23)
+        board.close()
+        again = BoardWire(station.addresses()["board"])
+        assert limits(again) == (-5, 7)
+        again.close()
+
+
 def test_wrong_lengths_are_refused(board):
     for opcode, payload in (
         (0x01, b"x"),

@@ -1,5 +1,7 @@
 """The maker's own client, unmodified, against the virtual prober."""
 
+from contextlib import contextmanager
+
 import pytest
 
 CommunicatorTcpIp = pytest.importorskip("sentio_prober_control.Communication.CommunicatorTcpIp").CommunicatorTcpIp
@@ -10,13 +12,19 @@ from sentio_prober_control.Sentio.ProberSentio import SentioProber  # noqa: E402
 from sim_backends.station import Station, StationConfig  # noqa: E402
 
 
-@pytest.fixture
-def vendor():
-    with Station(StationConfig(seed=7, dies=5)) as station:
+@contextmanager
+def connected(**config):
+    with Station(StationConfig(seed=7, dies=5, **config)) as station:
         _, host, port, _ = station.addresses()["prober"].split("::")
         communicator = CommunicatorTcpIp.create(f"{host}:{port}")
         yield station, SentioProber(communicator)
         communicator.disconnect()
+
+
+@pytest.fixture
+def vendor():
+    with connected() as parts:
+        yield parts
 
 
 def test_stepping_through_the_lot(vendor):
@@ -93,3 +101,31 @@ def test_status(vendor):
     assert error.value.error() == E.RemoteCommandError.ContactHeightNotSet
     response = prober.start_initialization()
     assert prober.wait_complete(response).ok()
+
+
+def test_doors(vendor):
+    _, prober = vendor
+    assert prober.get_door_status("prober") == (True, False)
+    prober.set_door_lock("prober", True)
+    assert prober.get_door_status("prober") == (True, True)
+
+
+def test_the_client_meets_faults():
+    faults = (
+        {"kind": "wrong_die", "matching": "map:die:get_current_index"},
+        {"kind": "busy", "where": "prober", "matching": "move_chuck_contact"},
+        {"kind": "door_open", "matching": "get_door_status"},
+    )
+    with connected(faults=faults) as (station, prober):
+        asked = prober.map.step_first_die()
+        assert prober.map.die.get_current_index()[1:] != asked[:2] == prober.map.die.get_current_index()[1:]
+        with pytest.raises(ProberException) as error:
+            prober.move_chuck_contact()
+        assert error.value.error() == 12
+        assert prober.move_chuck_contact() == 16000.0
+        prober.move_chuck_separation()
+        assert prober.get_door_status("prober") == (False, False)
+        with pytest.raises(ProberException) as error:
+            prober.move_chuck_contact()
+        assert error.value.error() == 60
+        assert station.log.counts["fault"] == 3

@@ -119,6 +119,29 @@ def test_heights_are_read_back(prober):
     assert prober.ask("chuck:move_z Separation,0")[2] == "15750.0,Zero"
 
 
+def test_a_die_that_conducts_only_with_overtravel(serve):
+    with serve(prober={"touch_heights": {2: 16012.0}}) as (station, _, prober):
+        prober.ask("map:step_first_die")
+        assert prober.ask("move_chuck_contact")[2] == "16000.0"
+        assert not station.bench.contact
+        prober.ask("enable_chuck_overtravel True")
+        for gap, conducts in ((10, False), (15, True)):
+            assert prober.ask(f"set_chuck_overtravel_gap {gap}")[0] == 0
+            assert prober.ask("move_chuck_contact")[2] == f"{16000 + gap}.0"
+            assert station.bench.contact == conducts
+        prober.ask("enable_chuck_overtravel False")
+        prober.ask("map:step_next_die")
+        assert prober.ask("move_chuck_contact")[2] == "16000.0"
+        assert station.bench.contact, "the other dies are as the contact height says"
+
+
+def test_doors(prober):
+    assert prober.ask("get_door_status prober")[2] == "1,0"
+    assert prober.ask("set_door_lock prober,True")[0] == 0
+    assert [prober.ask(f"get_door_status {door}")[2] for door in ("prober", "loader")] == ["1,1", "1,0"]
+    assert prober.ask("get_door_status barn")[0] == 6
+
+
 def test_needles_beside_the_pads_see_no_die(parts):
     _, board, prober = parts
     prober.ask("map:step_first_die")

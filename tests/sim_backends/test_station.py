@@ -1,16 +1,23 @@
 import json
 import os
+import re
+import struct
 import subprocess
 import sys
 import time
+from threading import Thread
 
 import numpy as np
 import pytest
+from board_wire import BoardWire
+from running_station import ProberWire
 
 from sim_backends.array.die import Die
 from sim_backends.bench import StateError
 from sim_backends.clock import StationClock
+from sim_backends.lifetime import wait_for_end
 from sim_backends.physical_log import PhysicalLog
+from sim_backends.state_lock import StateInUseError, StateLock
 from sim_backends.station import Station, StationConfig, StationError, load_station, station_config
 from sim_backends.station_process import spawn_station
 
@@ -40,7 +47,7 @@ def test_dies_are_found_as_they_were_left(serve, tmp_path):
         assert die.operations == operations
         untouched = station.bench.die(0)
         np.testing.assert_array_equal(untouched.state, Die.from_lot(untouched.lot, 7, 0).state)
-    assert sorted(path.name for path in state.iterdir()) == ["die_2.npz"]
+    assert sorted(path.name for path in state.glob("*.npz")) == ["die_2.npz"]
     with pytest.raises(StateError, match="another state folder"), serve(state=state, seed=8) as (station, _, prober):
         station.bench.die(2)
 
@@ -98,9 +105,13 @@ def test_physical_log(serve, tmp_path):
     assert first["mask"] == second["mask"]
     assert (in_air["die"], in_air["contact"], in_air["count"]) == (0, False, 7)
     assert not any(entry.get("contact_while_moving") for entry in found)
-    assert {entry["mode"] for entry in found if entry["what"] == "outputs"} == {"float"}
+    assert [entry["mode"] for entry in found if entry["what"] == "outputs"] == ["float", "driven"], "changes only"
+    assert [first["seq"], in_air["seq"]] == [3, 5], "CAPS and IDLE came before"
+    assert [first["actions"], second["actions"], in_air["actions"]] == [1, 2, 3]
     times = [entry["station_s"] for entry in found]
     assert times == sorted(times)
+    clients = {(entry["instrument"], entry["connected"]) for entry in found if entry["what"] == "client"}
+    assert clients == {(name, connected) for name in ("prober", "board") for connected in (True, False)}
     assert found[-1]["what"] == "end"
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["station_time_s"] == found[-1]["station_time_s"] >= 2
@@ -176,8 +187,6 @@ def test_station_files(tmp_path):
 
 
 def test_spawned_station_serves_and_ends(tmp_path):
-    from board_wire import BoardWire
-
     log = tmp_path / "log.jsonl"
     with spawn_station({"seed": 5, "dies": 1, "log": str(log)}) as station:
         assert (station.addresses["seed"], station.addresses["lot"]) == (5, "mtj")
@@ -194,38 +203,145 @@ def test_spawning_a_bad_station_says_why():
         spawn_station({"lot": "nothing"})
 
 
-def test_a_station_ends_with_the_process_that_started_it(tmp_path):
-    """The parent is killed, not asked: its end of the pipe closes."""
-    log = tmp_path / "log.jsonl"
+PARENT = """
+import sys, time
+from sim_backends.station_process import spawn_station
+station = spawn_station({{'dies': 1, 'log': {log!r}, 'state': {state!r}}})
+print(station.board, station.prober, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def orphan(tmp_path):
+    """A process that has started a station, and the addresses of board and prober."""
+    log, state = tmp_path / "log.jsonl", tmp_path / "state"
     parent = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import sys, time\n"
-            "from sim_backends.station_process import spawn_station\n"
-            f"station = spawn_station({{'dies': 1, 'log': {str(log)!r}}})\n"
-            "sys.stdout.write('ready\\n'); sys.stdout.flush(); time.sleep(600)",
-        ],
+        [sys.executable, "-c", PARENT.format(log=str(log), state=str(state))],
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
-    assert parent.stdout.readline() == b"ready\n"
+    yield parent, parent.stdout.readline().decode().split()
     parent.kill()
     parent.wait()
     parent.stdout.close()
+
+
+def wait_for_last_entry(log, what):
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
-        if log.read_text(encoding="utf-8") and entries(log)[-1]["what"] == "end":
+        if log.read_text(encoding="utf-8") and entries(log)[-1]["what"] == what:
             return
         time.sleep(0.05)
-    pytest.fail("the station outlived its parent")
+    pytest.fail(f"the last entry is {entries(log)[-1]}")
+
+
+def test_a_station_ends_with_the_process_that_started_it(orphan, tmp_path):
+    """The parent is killed, not asked: its end of the pipe closes. Nobody else is connected."""
+    parent, _ = orphan
+    parent.kill()
+    wait_for_last_entry(tmp_path / "log.jsonl", "end")
+
+
+def test_who_is_still_connected_can_leave_the_die_when_the_program_is_killed(orphan, tmp_path):
+    parent, (board_address, prober_address) = orphan
+    log = tmp_path / "log.jsonl"
+    board, prober = BoardWire(board_address), ProberWire(prober_address)
+    program_first_die(board, prober)
+    parent.kill()
+    parent.wait()
+    time.sleep(0.5)
+    board.ok(0x20, b"\2")
+    board.close()
+    time.sleep(0.2)
+    assert prober.ask("move_chuck_separation")[0] == 0, "one client is enough"
+    prober.close()
+    wait_for_last_entry(log, "end")
+    (separation,) = [entry for entry in entries(log) if entry["what"] == "separation"]
+    assert separation["outputs"] == "hard_ground"
+    assert len(list((tmp_path / "state").glob("die_*.npz"))) == 1
+
+
+def test_clients_that_stay_are_not_served_for_ever(monkeypatch):
+    read, write = os.pipe()
+    os.close(write)
+    with os.fdopen(read) as closed:
+        monkeypatch.setattr(sys, "stdin", closed)
+        start = time.monotonic()
+        wait_for_end(forever=False, in_use=lambda: True, linger=0.3)
+        assert 0.3 <= time.monotonic() - start < 5
+        wait_for_end(forever=False, in_use=lambda: False, linger=600)
+
+
+def test_one_station_at_a_time_uses_a_state_folder(tmp_path):
+    first, second = StateLock(tmp_path, patience=0.2), StateLock(tmp_path, patience=0.2)
+    first.acquire()
+    with pytest.raises(StateInUseError, match=rf"{re.escape(str(tmp_path))} .*process {os.getpid()}.*choose another"):
+        second.acquire()
+    first.release()
+    second.acquire()
+    second.release()
+
+
+def test_a_station_waits_for_the_one_that_has_its_dies(tmp_path):
+    with Station(StationConfig(dies=1, state=tmp_path)):
+        waiting = Thread(target=lambda: spawn_station({"dies": 1, "state": str(tmp_path)}).close())
+        waiting.start()
+        time.sleep(1.5)
+        assert waiting.is_alive()
+    waiting.join(20)
+    assert not waiting.is_alive()
+
+
+def test_a_station_that_cannot_serve_gives_the_state_free(serve, tmp_path):
+    with pytest.raises(StationError, match="the lot has 36"):
+        Station(StationConfig(dies=37, state=tmp_path))
+    with serve(state=tmp_path):
+        pass
+
+
+def test_outputs_and_contacts_are_in_the_log_at_once(serve, tmp_path):
+    log = tmp_path / "log.jsonl"
+    with serve(log=log) as (_, board, prober):
+        for act, what in (
+            (lambda: prober.ask("map:step_first_die"), "move"),
+            (lambda: prober.ask("move_chuck_contact"), "contact"),
+            (lambda: board.ok(0x20, b"\0"), "outputs"),
+            (lambda: prober.ask("move_chuck_separation"), "separation"),
+            (lambda: board.ok(0x21), "outputs"),
+        ):
+            act()
+            assert entries(log)[-1]["what"] == what
+
+
+def test_outputs_are_driven_from_the_first_accepted_request_to_rest(serve, tmp_path):
+    log = tmp_path / "log.jsonl"
+    with serve(log=log) as (station, board, _):
+        refused = board.pulse_payload(0, 1.0, 25e-9)
+        assert board.ask(0x12, refused)[0] == 2
+        board.load(0, np.full((1, 25), 0.1))
+        assert station.bench.outputs == "hard_ground", "nothing was driven yet"
+        acts = {
+            "READ": lambda: board.read_codes(0, 0.1),
+            "PULSE": lambda: board.pulse(0, 0.1, 1e-6),
+            "PULSE_READ": lambda: board.ok(0x13, struct.pack("<BhIHBHh", 0, 80, 1000, 1, 0, 1, 80) + board.mask(None)),
+            "MULTIPLY": lambda: board.ok(0x14, board.multiply_payload(0, 1, 1, (1 << 25) - 1, (1 << 25) - 1)),
+        }
+        for act in acts.values():
+            act()
+            act()
+            assert station.bench.outputs == "driven"
+            board.ok(0x20, b"\2")
+            board.ok(0x20, b"\2")
+    found = [(entry["mode"], entry["why"]) for entry in entries(log) if entry["what"] == "outputs"]
+    assert found == [entry for name in acts for entry in (("driven", name), ("hard_ground", "IDLE"))]
 
 
 def test_an_emergency_stop_is_in_the_log_at_once(serve, tmp_path):
     log = tmp_path / "log.jsonl"
     with serve(log=log) as (_, board, _):
         board.ok(0x21)
-        assert entries(log)[-1]["why"] == "ESTOP"
+        assert [entry["why"] for entry in entries(log) if entry["what"] == "outputs"] == ["ESTOP"]
 
 
 def test_a_taken_port_is_an_error(serve):

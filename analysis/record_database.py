@@ -1,0 +1,251 @@
+"""The database file of a record: opened, checked, changed in transactions; every failure says what to do next."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from analysis.record_lock import RecordError, RecordLock
+
+SCHEMA_VERSION = 2
+
+#: Measured with one 20 kB array a commit: small pages and a log of 16 MB between checkpoints are fastest.
+_PAGE_SIZE, _CHECKPOINT_PAGES = 4096, 4000
+
+_SCHEMA = """
+CREATE TABLE runs (
+  id INTEGER PRIMARY KEY, protocol TEXT NOT NULL, started REAL NOT NULL, ended REAL, status TEXT NOT NULL,
+  provenance TEXT NOT NULL, resumes INTEGER, pid INTEGER NOT NULL);
+CREATE TABLE events (
+  id INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES runs, die TEXT NOT NULL, time REAL NOT NULL,
+  kind TEXT NOT NULL, message TEXT NOT NULL, data TEXT NOT NULL);
+CREATE TABLE verdicts (
+  id INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES runs, die TEXT NOT NULL, verdict TEXT NOT NULL,
+  bin INTEGER NOT NULL, reason TEXT NOT NULL, time REAL NOT NULL);
+CREATE TABLE requests (id INTEGER PRIMARY KEY, what TEXT NOT NULL, sent REAL NOT NULL, taken REAL);
+CREATE INDEX requests_waiting ON requests (id) WHERE taken IS NULL;
+CREATE TABLE sources (digest TEXT PRIMARY KEY, text TEXT NOT NULL);
+CREATE TABLE steps (
+  id INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES runs, protocol TEXT NOT NULL, die TEXT NOT NULL,
+  function TEXT NOT NULL, source TEXT NOT NULL, inputs_digest TEXT NOT NULL, inputs TEXT NOT NULL,
+  started REAL NOT NULL, ended REAL NOT NULL, verdict TEXT NOT NULL, attrs TEXT NOT NULL, variables TEXT NOT NULL,
+  seal TEXT NOT NULL, superseded_by INTEGER);
+CREATE INDEX steps_of_die ON steps (die, protocol, id);
+CREATE TABLE arrays (
+  hash TEXT PRIMARY KEY, dtype TEXT NOT NULL, shape TEXT NOT NULL, stored TEXT NOT NULL, data BLOB NOT NULL);
+CREATE TABLE batches (
+  id INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES runs, die TEXT NOT NULL, time REAL NOT NULL,
+  tester TEXT NOT NULL, actions INTEGER, after_step INTEGER NOT NULL, seal TEXT NOT NULL,
+  fired REAL, settled REAL, frames INTEGER);
+CREATE INDEX batches_of_die ON batches (die, id);
+CREATE INDEX batches_settled ON batches (die) WHERE settled IS NOT NULL;
+CREATE TABLE pulses (
+  batch INTEGER NOT NULL REFERENCES batches, position INTEGER NOT NULL, kernel INTEGER NOT NULL,
+  amplitude REAL NOT NULL, width REAL NOT NULL, count INTEGER NOT NULL, shape TEXT NOT NULL, mask BLOB NOT NULL,
+  PRIMARY KEY (batch, position));
+CREATE TABLE readings (
+  id INTEGER PRIMARY KEY, batch INTEGER NOT NULL REFERENCES batches, time REAL NOT NULL, attrs TEXT NOT NULL,
+  variables TEXT NOT NULL, seal TEXT NOT NULL);
+CREATE INDEX readings_of_batch ON readings (batch);
+"""
+
+
+class Database:
+    """An open record file. Every read and change of a record goes through here."""
+
+    def __init__(self, connection: sqlite3.Connection, folder: Path, lock: RecordLock | None) -> None:
+        self._db, self._lock = connection, lock
+        self.folder = folder
+        self.path = folder / "record.sqlite"
+
+    def close(self) -> None:
+        """Close the database and let go of the lock; what was committed stays."""
+        self._db.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    @contextmanager
+    def _transaction(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
+        """One atomic change, whole or not at all; `durable` waits until it would survive a power cut."""
+        self._must_write()
+        try:
+            if durable:
+                self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute("BEGIN IMMEDIATE")
+            yield self._db
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise self._cannot_write(error) from error
+        finally:
+            if self._db.in_transaction:  # after a full disk SQLite may have rolled back by itself
+                self._db.execute("ROLLBACK")
+            if durable:
+                self._db.execute("PRAGMA synchronous=NORMAL")
+
+    def _change(self, statement: str, values: Sequence[Any]) -> sqlite3.Cursor:
+        """One statement, committed."""
+        self._must_write()
+        try:
+            return self._db.execute(statement, values)
+        except sqlite3.Error as error:
+            raise self._cannot_write(error) from error
+
+    def _rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        try:
+            return self._db.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise cannot_read(self.path, error) from error
+
+    def _row(self, statement: str, values: Sequence[Any] = ()) -> tuple[Any, ...] | None:
+        rows = self._rows(statement, values)
+        return rows[0] if rows else None
+
+    def _must_write(self) -> None:
+        if self._lock is None:
+            raise RecordError(f"{self.path} was opened for reading only; open it with write=True to change it")
+
+    def _cannot_write(self, error: sqlite3.Error) -> RecordError:
+        said = f"cannot write {self.path}: {error}. Nothing of this change was stored, the record is as it was before. "
+        kind = getattr(error, "sqlite_errorname", "")
+        if kind.startswith("SQLITE_BUSY"):
+            return RecordError(said + "Close the other programs that have it open, then go on with the same folder")
+        if not kind.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
+            return RecordError(said + "Go on with the same folder")
+        disk = self.folder.resolve()
+        while not disk.is_mount() and disk != disk.parent:
+            disk = disk.parent
+        free = shutil.disk_usage(disk).free / 1e6
+        return RecordError(
+            f"{said}The disk {disk} has {free:.1f} MB free: make room there, then go on with the same folder"
+        )
+
+
+def open_database(folder: Path, *, create: bool, write: bool) -> tuple[sqlite3.Connection, RecordLock | None]:
+    """Connection to the record in `folder`, and the lock that is held for it if `write`.
+
+    Raises
+    ------
+    RecordError
+        If there is no record, it is damaged, of another version, cannot be written, or another process writes it.
+    """
+    path = folder / "record.sqlite"
+    if not path.is_file() and not (create and write):
+        raise RecordError(f"no record in {folder}: give the folder of a run (it holds record.sqlite)")
+    if not write:
+        return _connect_reader(path), None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = RecordLock(folder)
+    except OSError as error:
+        raise RecordError(f"cannot write a record in {folder}: {error}; choose another folder with --out") from error
+    try:
+        if not path.is_file():
+            _create(path)
+        return _connect_writer(path), lock
+    except BaseException:
+        lock.release()
+        raise
+
+
+def cannot_read(path: Path, error: Exception | str) -> RecordError:
+    """What to say when a file is no sound record."""
+    return RecordError(
+        f"{path} cannot be read as a record: {error}. "
+        "Restore the file from a backup, or choose another folder with --out"
+    )
+
+
+def _create(path: Path) -> None:
+    """A new record, complete under its name or not there: an empty record.sqlite is always a damaged one."""
+    new = path.with_name("record.sqlite.new")
+    try:
+        new.unlink(missing_ok=True)
+        with closing(_connect(new, "rwc")) as database:
+            database.execute(f"PRAGMA page_size={_PAGE_SIZE}")
+            if database.execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
+                raise RecordError(f"{path.parent} cannot hold a record (a network drive?); choose another with --out")
+            database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+        new.replace(path)
+    except (OSError, sqlite3.Error) as error:
+        folder = path.parent
+        raise RecordError(f"cannot write a record in {folder}: {error}; choose another folder with --out") from error
+
+
+def _connect_writer(path: Path) -> sqlite3.Connection:
+    with _sound(path, "rw") as database:
+        database.execute("PRAGMA synchronous=NORMAL")
+        database.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
+    return database
+
+
+def _connect_reader(path: Path) -> sqlite3.Connection:
+    try:
+        with _sound(path, "ro") as database:
+            return database
+    except RecordError:
+        logged = path.with_name(path.name + "-wal")
+        if logged.exists():
+            raise
+        # SQLite keeps an index beside a database in use; where that cannot be made nobody writes the record either
+        with _sound(path, "ro&immutable=1") as database:
+            return database
+
+
+@contextmanager
+def _sound(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
+    """A connection to a record of this version; closed again if it turns out to be none."""
+    _check_length(path)
+    database: sqlite3.Connection | None = None
+    try:
+        database = _connect(path, mode)
+        version = database.execute("PRAGMA user_version").fetchone()[0]
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type='table'")}
+        if "steps" not in tables:
+            raise cannot_read(path, "it is an SQLite database, but not a record")
+        if version != SCHEMA_VERSION:
+            raise RecordError(_other_version(path, version))
+        yield database
+    except BaseException as error:
+        if database is not None:
+            database.close()
+        if isinstance(error, sqlite3.Error):
+            raise cannot_read(path, error) from error
+        raise
+
+
+def _other_version(path: Path, version: int) -> str:
+    written = "an earlier" if version < SCHEMA_VERSION else "a later"
+    return (
+        f"{path} has record version {version}, this program reads {SCHEMA_VERSION}: written by {written} xbarlab; "
+        "read it with that version, or choose another folder with --out"
+    )
+
+
+def _check_length(path: Path) -> None:
+    """Find a file that is no database or was cut short, which SQLite notices only when it gets to what is missing."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(100)
+        size = path.stat().st_size
+    except OSError as error:
+        raise cannot_read(path, error) from error
+    if not size:
+        raise cannot_read(path, "it is empty")
+    if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
+        raise cannot_read(path, "it is not an SQLite database")
+    (page,), (pages,) = struct.unpack(">H", header[16:18]), struct.unpack(">I", header[28:32])
+    whole = pages * (65536 if page == 1 else page)
+    logged = path.with_name(path.name + "-wal")
+    if size < whole and not (logged.exists() and logged.stat().st_size):
+        raise cannot_read(path, f"it was cut short, it has {size} of {whole} bytes")
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    database = sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=10.0)
+    database.execute("PRAGMA trusted_schema=OFF")  # a file from elsewhere runs nothing
+    return database

@@ -1,0 +1,253 @@
+"""What carries bytes to an instrument: a VISA resource, a serial port or TCP socket, a vendor's library.
+
+A transport knows nothing of locks and trust; `instruments.wire` puts sessions on top of it, and the broker process
+holds transports for sessions that live elsewhere. Every method raises what goes wrong as an ordinary exception.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from typing import Any, Protocol
+
+import pyvisa
+import serial
+from pyvisa.resources import MessageBasedResource
+
+LARGEST_MESSAGE = 1 << 20
+"""Bytes without a terminator after which the other side is taken to be out of step."""
+
+SLICE = 0.1
+"""Seconds of one wait; on Windows neither Ctrl-C nor another thread's `abandon` gets through a longer one."""
+
+
+class Transport(Protocol):
+    """A connection that can be opened again and again."""
+
+    def open(self) -> None:
+        """Connect; whatever an earlier connection still held is gone."""
+
+    def close(self) -> None:
+        """Disconnect; harmless when there is no connection."""
+
+    def send(self, data: bytes) -> None:
+        """Send bytes."""
+
+    def receive(self, terminator: bytes, timeout: float) -> bytes:
+        """The next message, without its terminator, within `timeout` (s)."""
+
+    def query(self, data: bytes, terminator: bytes, timeout: float) -> bytes:
+        """Send bytes and receive the next message.
+
+        Where nothing in a message tells what it answers, it is refused if something came before the bytes were sent.
+        """
+
+    def interrupt(self, data: bytes) -> None:
+        """Send bytes out of turn, while another thread may wait in `receive`."""
+
+    def abandon(self, reason: str) -> None:
+        """Have whoever waits in `receive`, in another thread, give up within `SLICE`; `open` makes an end of that."""
+
+
+def transport_of(kind: str, address: str, settings: dict[str, Any]) -> Transport:
+    """A transport by its kind (``port``, ``visa``, ``library``), not yet opened."""
+    if kind == "port":
+        return PortTransport(address, **settings)
+    if kind == "visa":
+        return VisaTransport(address, **settings)
+    if kind == "library":
+        from instruments.vendor_library import LibraryTransport
+
+        return LibraryTransport(address, **settings)
+    raise ValueError(f"transport {kind!r} is none of port, visa, library")
+
+
+class Abandonable:
+    """The part that lets another thread end a wait."""
+
+    def __init__(self) -> None:
+        self._abandoned: str | None = None
+
+    def abandon(self, reason: str) -> None:
+        """See `Transport.abandon`."""
+        self._abandoned = reason
+
+    def _left(self, deadline: float) -> float:
+        """Seconds left of a wait.
+
+        Raises
+        ------
+        ConnectionError, TimeoutError
+            It was abandoned, or nothing is left.
+        """
+        if self._abandoned is not None:
+            raise ConnectionError(self._abandoned)
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("no complete reply in time")
+        return left
+
+
+class PortTransport(Abandonable):
+    """Bytes over a serial port (``COM4``, ``/dev/ttyUSB0``) or TCP (``socket://host:port``), by pyserial."""
+
+    def __init__(self, address: str, *, baudrate: int, timeout: float) -> None:
+        super().__init__()
+        self._address, self._baudrate, self._timeout = address, baudrate, timeout
+        self._port: Any = None  # a pyserial port: its class depends on the platform and the address
+        self._received = bytearray()
+
+    def open(self) -> None:
+        """Open the port."""
+        self.close()
+        self._received.clear()
+        self._abandoned = None
+        port = serial.serial_for_url(
+            self._address, baudrate=self._baudrate, timeout=self._timeout, write_timeout=self._timeout, exclusive=True
+        )
+        if self._address.lower().startswith("socket://"):
+            _send_at_once(port)
+        self._port = port
+
+    def close(self) -> None:
+        """Close the port."""
+        port, self._port = self._port, None
+        if port is not None:
+            port.close()
+
+    def send(self, data: bytes) -> None:
+        """Send bytes."""
+        self._live().write(data)
+
+    interrupt = send
+
+    def query(self, data: bytes, terminator: bytes, timeout: float) -> bytes:
+        """Send bytes and receive the next message."""
+        self.send(data)
+        return self.receive(terminator, timeout)
+
+    def receive(self, terminator: bytes, timeout: float) -> bytes:
+        """Bytes up to the next terminator."""
+        deadline = time.monotonic() + timeout
+        searched = 0
+        while (end := self._received.find(terminator, searched)) < 0:
+            searched = len(self._received)
+            if searched > LARGEST_MESSAGE:
+                raise ValueError(f"{searched} bytes came without an end of message")
+            self._received += self._arriving(deadline)
+        message = bytes(self._received[:end])
+        del self._received[: end + len(terminator)]
+        return message
+
+    def _arriving(self, deadline: float) -> bytes:
+        """Whatever has arrived, at least one byte; pyserial's own `read_until` takes one call per byte."""
+        port = self._live()
+        first = b""
+        while not first:
+            port.timeout = min(self._left(deadline), SLICE)
+            first = port.read(1)
+        port.timeout = 0
+        rest: bytes = port.read(65536)
+        return first + rest
+
+    def _live(self) -> Any:
+        if self._port is None:
+            raise ConnectionError("the connection is closed")
+        return self._port
+
+
+def _send_at_once(port: Any) -> None:
+    """Switch off Nagle's algorithm: it holds back the end of a large frame for up to 40 ms (pyserial leaves it on)."""
+    with socket.fromfd(port.fileno(), socket.AF_INET, socket.SOCK_STREAM) as same_socket:
+        same_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+class VisaTransport(Abandonable):
+    """Messages over a PyVISA resource; the terminator is that of the resource."""
+
+    def __init__(self, address: str, *, backend: str, terminator: str, baudrate: int | None, timeout: float) -> None:
+        super().__init__()
+        self._address, self._backend, self._terminator = address, backend, terminator
+        self._baudrate, self._timeout = baudrate, timeout
+        self._resource: MessageBasedResource | None = None
+
+    def open(self) -> None:
+        """Open the resource; a bus device is cleared, for its late reply waits in the device."""
+        self.close()
+        self._abandoned = None
+        manager = pyvisa.ResourceManager(self._backend)
+        settings: dict[str, Any] = {} if self._baudrate is None else {"baud_rate": self._baudrate}
+        resource = manager.open_resource(self._address, open_timeout=int(1e3 * self._timeout), **settings)
+        if not isinstance(resource, MessageBasedResource):
+            resource.close()
+            raise TypeError("this VISA resource does not exchange messages")
+        resource.read_termination = self._terminator
+        resource.timeout = 1e3 * self._timeout
+        if not self._address.upper().endswith("::SOCKET"):
+            resource.clear()
+        self._resource = resource
+
+    def close(self) -> None:
+        """Close the resource."""
+        resource, self._resource = self._resource, None
+        if resource is not None:
+            resource.close()
+
+    def send(self, data: bytes) -> None:
+        """Send one message."""
+        self._live().write_raw(data)
+
+    interrupt = send
+
+    def query(self, data: bytes, terminator: bytes, timeout: float) -> bytes:
+        """Send one message and receive the one that answers it."""
+        if _has_arrived(self._live()):
+            raise ConnectionError("something came that was not asked for; question and answer are out of step")
+        self.send(data)
+        return self.receive(terminator, timeout)
+
+    def receive(self, terminator: bytes, timeout: float) -> bytes:
+        """The next message."""
+        resource, deadline = self._live(), time.monotonic() + timeout
+        # the back end itself spins on a lost connection: wait outside of it, where that can be seen
+        while _tcp_socket(resource) is not None and not _has_arrived(resource, min(SLICE, self._left(deadline))):
+            pass
+        resource.timeout = max(1.0, 1e3 * (deadline - time.monotonic()))
+        return bytes(resource.read_raw()).removesuffix(terminator)
+
+    def _live(self) -> MessageBasedResource:
+        if self._resource is None:
+            raise ConnectionError("the connection is closed")
+        return self._resource
+
+
+def _tcp_socket(resource: MessageBasedResource) -> socket.socket | None:
+    """The socket under a raw TCP resource of PyVISA-py; None for every other resource and back end."""
+    connection = getattr(_py_session(resource), "interface", None)
+    return connection if isinstance(connection, socket.socket) else None
+
+
+def _py_session(resource: MessageBasedResource) -> Any:
+    """What PyVISA-py keeps for a resource; None with another back end."""
+    sessions: dict[Any, Any] = getattr(resource.visalib, "sessions", {})
+    return sessions.get(resource.session)
+
+
+def _has_arrived(resource: MessageBasedResource, patience: float = 0.0) -> bool:
+    """Whether bytes wait to be read, after at most `patience` (s); False where that cannot be seen.
+
+    Raises
+    ------
+    ConnectionError
+        The other side has closed the connection.
+    """
+    connection = _tcp_socket(resource)
+    if connection is None:
+        return False
+    if getattr(_py_session(resource), "_pending_buffer", b""):
+        return True
+    readable, _, _ = select.select([connection], [], [], patience)
+    if readable and not connection.recv(1, socket.MSG_PEEK):
+        raise ConnectionError("the other side has closed the connection")
+    return bool(readable)

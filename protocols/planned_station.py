@@ -1,0 +1,246 @@
+"""The station that a plan is made for: its limits, its dies and its wires, without opening a connection.
+
+Limits and dies come from an earlier run, or else they are those of a documented board; a station file adds what it
+says of its instruments, and is searched for wirings that cannot work.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+import yaml
+
+from analysis.record import Record
+from instruments import station as station_files
+from instruments.board_caps import BoardCaps, capabilities
+from instruments.roles import ArrayCapabilities, DieSite, InstrumentError
+from mapping.geometry import MTJ_20K
+
+#: Dies of the route that is assumed, on a grid of so many columns.
+DIES, COLUMNS = 36, 6
+
+#: The board of docs/board_protocol.md with dies of `mapping.geometry.MTJ_20K`; its ranges reach from one cell to a
+#: whole line of shorts. Assumed.
+DOCUMENTED = {
+    "protocol": 1,
+    "rows": MTJ_20K.rows,
+    "columns": MTJ_20K.columns,
+    "kernels": MTJ_20K.kernels,
+    "topology": MTJ_20K.to_dict(),
+    "dac_lsb": 5.0 / 4096,
+    "v_min": -1.65,
+    "v_max": 1.65,
+    "v_read_max": 0.3,
+    "adc_bits": 12,
+    "ranges": [{"index": i, "full_scale": full} for i, full in enumerate((100e-6, 250e-6, 500e-6, 1e-3, 2e-3))],
+    "width_min": 20e-9,
+    "width_max": 1e-3,
+    "width_step": 10e-9,
+    "count_max": 1000,
+    "averages_max": 256,
+    "banks": 16,
+    "vectors_max": 4096,
+    "cell": "2T1R",
+    "heartbeat": True,
+}
+
+
+@dataclass(frozen=True)
+class Link:
+    """What the wire to the board adds to the time at the station; assumed, but for the rate of a serial port.
+
+    Attributes
+    ----------
+    name
+        As the table shows it.
+    exchange
+        Seconds that a request and its reply wait.
+    byte
+        Seconds for a byte.
+    """
+
+    name: str
+    exchange: float
+    byte: float
+
+    def time(self, exchanges: int, size: int) -> float:
+        """Seconds for so many exchanges of so many bytes in all."""
+        return exchanges * self.exchange + size * self.byte
+
+
+def serial_link(baudrate: int) -> Link:
+    """A serial port: ten bits to the byte; two milliseconds for an exchange through a USB converter (assumed)."""
+    return Link(f"serial, {baudrate:,} baud", 2e-3, 10 / baudrate)
+
+
+#: Of a serial port whose station file names none: that of `instruments.board`.
+BAUDRATE = 921600
+#: A board on the local network: half a millisecond for an exchange and 10 MB/s (assumed).
+NETWORK = Link("network", 0.5e-3, 1e-7)
+#: Seconds that a command of the prober and its answer wait (assumed).
+PROBER_EXCHANGE = 5e-3
+
+
+@dataclass(frozen=True)
+class PlannedStation:
+    """What a plan takes a station for.
+
+    Attributes
+    ----------
+    capabilities, sites
+        Of the array tester and the route.
+    prober, array
+        Identities.
+    links
+        The wire to the board, or those that are usual where it is not known.
+    source
+        Where limits and dies come from, in words.
+    checked
+        Whether a station file was looked at.
+    refusals
+        Why it cannot work; one text for each fault of the wiring.
+    """
+
+    capabilities: ArrayCapabilities
+    sites: tuple[DieSite, ...]
+    prober: str
+    array: str
+    links: tuple[Link, ...]
+    source: str
+    checked: bool
+    refusals: tuple[str, ...]
+
+
+def planned_station(station: Path | None, like: Path | None) -> PlannedStation:
+    """The station that a run would meet.
+
+    Parameters
+    ----------
+    station : Path or None
+        Station file; checked, never connected.
+    like : Path or None
+        Folder of an earlier run, whose survey gives limits and dies.
+
+    Raises
+    ------
+    RecordError
+        If there is no record in `like`.
+    PlanSourceError
+        If that record has no survey.
+    """
+    planned = _documented() if like is None else _surveyed(like)
+    if station is None:
+        return planned
+    try:
+        settings = station_files.check_station(station)
+    except InstrumentError as error:
+        return replace(planned, checked=True, refusals=(str(error),))
+    return _wired(replace(planned, checked=True), station, settings)
+
+
+class PlanSourceError(ValueError):
+    """The earlier run does not say what station it was done at."""
+
+
+def _documented() -> PlannedStation:
+    sites = tuple(DieSite(number % COLUMNS, number // COLUMNS) for number in range(DIES))
+    return PlannedStation(
+        capabilities=capabilities(BoardCaps.model_validate(DOCUMENTED)),
+        sites=sites,
+        prober="a prober",
+        array="a board as documented",
+        links=(serial_link(BAUDRATE), NETWORK),
+        source=f"assumed: a board as in docs/board_protocol.md, {DIES} dies of kind mtj-20k",
+        checked=False,
+        refusals=(),
+    )
+
+
+def _surveyed(folder: Path) -> PlannedStation:
+    """Limits and dies as an earlier run found them; what its survey does not hold is that of the documented board."""
+    with Record.open(folder, create=False) as record:
+        survey, stations = record.latest_with("", "sites"), record.events("station")
+    if survey is None:
+        raise PlanSourceError(f"the record in {folder} has no survey of a station; choose a run that began at one")
+    known: dict[str, Any] = {**survey.attrs["geometry"], **survey.attrs["limits"]}
+    names = ArrayCapabilities.__dataclass_fields__
+    found: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in known.items() if name in names}
+    assumed = _documented()
+    return replace(
+        assumed,
+        capabilities=replace(assumed.capabilities, **found),
+        sites=_sites(survey),
+        prober=survey.attrs["prober"],
+        array=survey.attrs["array"],
+        links=_links_of(_recorded(stations)) or assumed.links,
+        source=f"survey of {folder} ({survey.sizes['die']} dies); current ranges and pulse widths assumed",
+    )
+
+
+def _sites(survey: xr.Dataset) -> tuple[DieSite, ...]:
+    return tuple(DieSite(int(column), int(row)) for column, row in survey["sites"].values)
+
+
+def _recorded(stations: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the last station file of a record says of the array; empty if it cannot be read any more."""
+    try:
+        return dict(yaml.safe_load(stations[-1]["data"]["station"])["instruments"]["array"])
+    except (IndexError, KeyError, TypeError, ValueError, yaml.YAMLError):
+        return {}
+
+
+def _links_of(array: dict[str, Any]) -> tuple[Link, ...]:
+    """The wire to an array tester with these settings; none if they do not tell."""
+    if not array.get("address"):
+        return ()
+    if ":" in wire_of(str(array["address"])):
+        return (NETWORK,)
+    settings = array | (array.get("init") or {})
+    return (serial_link(int(settings.get("baudrate", BAUDRATE))),)
+
+
+def _wired(planned: PlannedStation, path: Path, settings: dict[str, dict[str, Any]]) -> PlannedStation:
+    """The station with what its file says of the wires."""
+    array, caps = settings["array"], planned.capabilities
+    given = array.get("pulse_limit")
+    limit = math.inf if given is None else abs(float(given))
+    return replace(
+        planned,
+        capabilities=replace(caps, v_min=max(caps.v_min, -limit), v_max=min(caps.v_max, limit)),
+        links=_links_of(array) or planned.links,
+        refusals=shared_wires(path, settings),
+    )
+
+
+def shared_wires(path: Path, settings: dict[str, dict[str, Any]]) -> tuple[str, ...]:
+    """One text for every wire that two instruments of a station file claim.
+
+    A port has one owner: the second to open it would be refused, or take the other's answers for its own.
+    """
+    claims: dict[str, list[str]] = {}
+    for name, keywords in settings.items():
+        if keywords.get("address"):
+            claims.setdefault(wire_of(str(keywords["address"]), keywords.get("port")), []).append(name)
+    return tuple(
+        f"{path}: instruments.{' and instruments.'.join(names)} have one address, {wire}; each needs its own"
+        for wire, names in claims.items()
+        if len(names) > 1
+    )
+
+
+def wire_of(address: str, port: int | None = None) -> str:
+    """What an address stands for, however it is written: ``host:port`` or the name of a serial port."""
+    text = address.strip().lower()
+    for pattern in (r"socket://([^/:]+):(\d+).*", r"tcpip\d*::([^:]+)::(\d+)::socket"):
+        found = re.fullmatch(pattern, text)
+        if found is not None:
+            return f"{found[1]}:{found[2]}"
+    serial = re.fullmatch(r"asrl(.+?)(?:::instr)?", text)
+    if serial is not None:
+        return f"com{serial[1]}" if serial[1].isdigit() else serial[1]
+    return text if port is None else f"{text}:{port}"

@@ -1,0 +1,333 @@
+"""`xbar resume`: go on with a run that did not finish, with everything it was started with, after saying what is new.
+
+Before anything moves the protocol is rehearsed against the record: where it goes on, and what would be done anew
+because a step's source, an input or the station file is not what it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from rich.console import Console
+
+from analysis.digest import describe
+from analysis.record import COMPUTED, Record, Step, running, send_request
+from protocols import identity
+from protocols.bench import Die
+from protocols.carried import Carried, carried, chain_of, due_retests
+from protocols.catalogue import find
+from protocols.identity import Identity
+from protocols.open_station import LEASE
+from protocols.parameters import parse
+from protocols.run import LOT, PassedOverError, _now, _survey, generator, route_of
+from protocols.selection import RunSettings, chosen
+from protocols.show import run_and_show
+
+
+class ResumeError(RuntimeError):
+    """The run cannot be gone on with; the message says what to do instead."""
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """A run that did not finish, as it was started."""
+
+    id: int
+    protocol: str
+    function: Callable[..., Any]
+    parameters: dict[str, Any]
+    settings: RunSettings
+    station: Path | None
+    station_sha256: str | None
+    lot: str
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """What a rehearsal found: steps that come from the record, what is new, and where the run goes on ("": nowhere)."""
+
+    steps: int
+    changes: tuple[str, ...]
+    goes_on: str
+
+
+def resume(
+    folder: Path,
+    *,
+    yes: bool = False,
+    stop_after: int | None = None,
+    assignments: dict[str, str] | None = None,
+    skip: tuple[str, ...] = (),
+    lease: float = LEASE,
+) -> None:
+    """Go on with the newest run of a lot that did not finish; a run that is paused goes on by itself.
+
+    Parameters
+    ----------
+    yes : bool
+        Do anew what has changed.
+    stop_after, skip
+        In place of, and in addition to, what the run was started with.
+    assignments : dict of str to str
+        Parameters of the protocol that are to be others.
+
+    Raises
+    ------
+    ResumeError
+        If another process does the run, or it was not started in a way that can be repeated.
+    SystemExit
+        1 if something has changed and `yes` was not given: nothing has moved.
+    """
+    console, folder = Console(), folder.resolve()
+    if _told_to_go_on(folder, console):
+        return
+    with Record.open(folder, create=False, write=False) as record:
+        run = unfinished(record)
+        if run is None:
+            _say(console, f"nothing to resume in {folder}: every protocol there is finished")
+            return
+        with _in_folder(run["provenance"].get("folder", "")):
+            found = _as_started(run, assignments or {}, stop_after, skip)
+            rehearsed = rehearse(record, found)
+    for change in rehearsed.changes:
+        _say(console, f"changed: {change}")
+    if rehearsed.changes and not yes:
+        _say(console, "nothing has moved; add --yes to do these anew")
+        raise SystemExit(1)
+    where = f"goes on at {rehearsed.goes_on}" if rehearsed.goes_on else "nothing is left to do at the station"
+    _say(console, f"{rehearsed.steps} steps from the record, {where}")
+    with _in_folder(run["provenance"].get("folder", "")):
+        run_and_show(
+            found.function, found.protocol, found.parameters, folder, found.station, found.lot, found.settings, None,
+            lease=lease, resumes=found.id,
+        )  # fmt: skip
+
+
+def unfinished(record: Record) -> dict[str, Any] | None:
+    """The newest run that did not finish and whose protocol no later run took up."""
+    newest = {run["protocol"]: run for run in record.runs()}
+    left = [run for run in newest.values() if run["status"] != "finished"]
+    return max(left, key=lambda run: int(run["id"])) if left else None
+
+
+def rehearse(record: Record, run: Interrupted) -> Rehearsed:
+    """Go through a protocol with the results of the record, up to the first thing that is not in it; nothing is done.
+
+    Of steps and computations that have changed the former results are taken, to see what else has changed.
+
+    An error of the protocol itself comes as it would come in the run, unless results that have changed led to it.
+    """
+    rehearsal = Rehearsal(record, run)
+    goes_on = ""
+    try:
+        run.function(rehearsal, **run.parameters)
+    except _NotInRecord as end:
+        goes_on = str(end)
+    except Exception:
+        if not rehearsal.changes:
+            raise
+        goes_on = "the first of these changes"
+    changes = [*_station_changes(run), *rehearsal.changes]
+    return Rehearsed(rehearsal.steps, tuple(changes), goes_on)
+
+
+class _NotInRecord(BaseException):
+    """The rehearsal came to what has to be done; no Exception, so that no protocol takes it for a fault."""
+
+
+class Rehearsal:
+    """What a protocol sees of its run while it is rehearsed: as `protocols.run.Run`, but it only reads."""
+
+    def __init__(self, record: Record, run: Interrupted) -> None:
+        self.record, self.settings, self.protocol_name = record, run.settings, run.protocol
+        self.id, self.steps, self.changes = run.id, 0, list[str]()
+        self._taken: Carried = carried(record, run.id)
+        self._used = _computations_of(record, run.id)
+        self._histories: dict[str, list[Step]] = {}
+        self._positions: dict[str, int] = {}
+        self._changed: set[str] = set()
+        self._calls: dict[str, int] = {}
+        self._dies: list[Die] | None = None
+        self._attempting: Die | None = None
+
+    def survey(self) -> xr.Dataset:
+        """As `Run.survey`."""
+        self._positions[LOT] = 0
+        survey = self._step(_survey, None, {})
+        if self._dies is None:
+            self._dies = chosen(self.settings, route_of(survey))
+            for name in due_retests(self.record, self.settings, self._taken, self._dies) or ():
+                self._histories[name] = []
+        return survey
+
+    def dies(self) -> Iterator[Die]:
+        """As `Run.dies`."""
+        if self._dies is None:
+            self.survey()
+        yield from self._dies or ()
+
+    def step(self, function: Callable[..., xr.Dataset], die: Die, **inputs: Any) -> xr.Dataset:
+        """As `Run.step`: the recorded result, also of a step that is not what it was."""
+        return self._step(function, die, inputs)
+
+    def compute(self, function: Callable[..., xr.Dataset], **inputs: Any) -> xr.Dataset:
+        """As `Run.compute`."""
+        asked = identity.of_computation(function, inputs)
+        call = self._calls[asked.function] = self._calls.get(asked.function, -1) + 1
+        found = self.record.find(self.protocol_name, asked.function, asked.source, asked.key)
+        if found is None:
+            before = self._used.get(asked.function, [])[call : call + 1]
+            if not before:
+                raise _NotInRecord(f"computation {function.__name__}")
+            what = self._difference(before[0], asked)
+            self.changes.append(f"computation {function.__name__}: {what}; it is done anew, and what depends on it")
+            found = before[0]
+        return self.record.load(found)
+
+    @contextlib.contextmanager
+    def attempt(self, die: Die) -> Iterator[None]:
+        """As `Run.attempt`."""
+        self._attempting = die
+        with contextlib.suppress(PassedOverError):
+            yield
+        self._attempting = None
+
+    def verdict(self, die: Die, verdict: str, *, bin: int | None = None, reason: str = "") -> None:
+        """As `Run.verdict`, without keeping it."""
+
+    def now(self) -> float:
+        """As `Run.now`."""
+        return float(self.compute(_now).attrs["time"])
+
+    def rng(self, name: str) -> np.random.Generator:
+        """As `Run.rng`."""
+        return generator(self.settings.seed, name)
+
+    def rest(self) -> None:
+        """As `Run.rest`; there is nothing to lift."""
+
+    def _step(self, function: Callable[..., xr.Dataset], die: Die | None, inputs: dict[str, Any]) -> xr.Dataset:
+        place = die.name if die else LOT
+        asked, at = identity.of_step(function, inputs), f"die {place}" if die else "the lot"
+        history = self._histories.setdefault(place, self.record.history(self.protocol_name, place))
+        position = self._positions.setdefault(place, 0)
+        if position >= len(history):
+            if die == self._attempting and (
+                place, position, asked.function, asked.source, asked.key
+            ) in self._taken.faults:  # fmt: skip
+                raise PassedOverError(place)
+            raise _NotInRecord(f"{at}, step {function.__name__}")
+        step = history[position]
+        what = self._difference(step, asked)
+        if what and place not in self._changed:
+            self._changed.add(place)
+            steps = f"{len(history) - position} step{'s' if len(history) - position > 1 else ''}"
+            self.changes.append(f"{at}, step {function.__name__}: {what}; {steps} there are done anew")
+        if step.function != asked.function:  # its result is no answer to this script
+            raise _NotInRecord(f"{at}, step {function.__name__}")
+        self.steps += place not in self._changed
+        self._positions[place] += 1
+        return self.record.load(step)
+
+    def _difference(self, step: Step, asked: Identity) -> str:
+        """What is not as it was, in words; empty if nothing is."""
+        if step.function != asked.function:
+            return f"was {step.function.rpartition('.')[2]}"
+        words = ["source changed"] if step.source != asked.source else []
+        if step.inputs_digest != asked.key:
+            row = next(row for row in self.record.steps(step.die) if row.step.id == step.id)
+            names = [name for name, value in asked.inputs.items() if describe(value) != row.inputs.get(name)]
+            words.append(f"input {', '.join(names)} changed" if names else "inputs changed")
+        return " and ".join(words)
+
+
+def _computations_of(record: Record, run: int) -> dict[str, list[Step]]:
+    """The computations that an interrupted run, or one that it went on with, used; by function, in their order."""
+    steps = {row.step.id: row.step for row in record.steps(COMPUTED)}
+    used: dict[str, list[Step]] = {}
+    for number in sorted(chain_of(record, run)):  # the newest that came as far as that
+        of_run: dict[str, list[Step]] = {}
+        for event in record.events("computed"):
+            if event["run"] == number:
+                of_run.setdefault(event["message"], []).append(steps[event["data"]["step"]])
+        used |= of_run
+    return used
+
+
+def _told_to_go_on(folder: Path, console: Console) -> bool:
+    """Whether a process holds the run and was told to go on.
+
+    Raises
+    ------
+    ResumeError
+        If it is not paused.
+    """
+    alive = running(folder)
+    if alive is None:
+        return False
+    if alive["status"] != "paused":
+        raise ResumeError(
+            f"run {alive['id']} of {folder} is being done by process {alive['pid']}; xbar status {folder} shows it, "
+            f"xbar pause or xbar abort {folder} interrupts it"
+        )
+    send_request(folder, "resume")
+    _say(console, f"run {alive['id']} goes on")
+    return True
+
+
+def _as_started(
+    run: dict[str, Any], assignments: dict[str, str], stop_after: int | None, skip: tuple[str, ...]
+) -> Interrupted:
+    """A run by its provenance, with what is to be other this time."""
+    known = run["provenance"]
+    if "find" not in known:
+        raise ResumeError(
+            f"run {run['id']} ({run['protocol']}) was not started by xbar run; start it as it was started"
+        )
+    function = find(known["find"])
+    settings = RunSettings.from_dict(known["settings"])
+    settings = replace(settings, skip=tuple(dict.fromkeys((*settings.skip, *skip))))
+    return Interrupted(
+        id=run["id"],
+        protocol=run["protocol"],
+        function=function,
+        parameters=parse(function, known["inputs"] | assignments),
+        settings=settings if stop_after is None else replace(settings, stop_after=stop_after),
+        station=Path(known["station_file"]) if known["station_file"] else None,
+        station_sha256=known["station_sha256"],
+        lot=known["lot"],
+    )
+
+
+def _station_changes(run: Interrupted) -> list[str]:
+    """Whether the station file is another one than the run had."""
+    if run.station is None:
+        return []
+    try:
+        text = run.station.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ResumeError(
+            f"the station file {run.station} cannot be read ({error.strerror}); bring it back, or start the run again "
+            "with xbar run --station and the same --out"
+        ) from error
+    if hashlib.sha256(text.encode()).hexdigest() == run.station_sha256:
+        return []
+    return [f"station file {run.station}: other content than the run had; what is still to do is done with it"]
+
+
+@contextlib.contextmanager
+def _in_folder(folder: str) -> Iterator[None]:
+    """Where the run was started, so that the files that it was given are found; here, if that is gone."""
+    with contextlib.chdir(folder) if folder and Path(folder).is_dir() else contextlib.nullcontext():
+        yield
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True, highlight=False, markup=False)

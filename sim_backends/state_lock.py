@@ -1,0 +1,65 @@
+"""One station at a time may keep its dies in a folder: two would overwrite each other's states."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from sim_backends.files import write_atomically
+
+PATIENCE = 40.0  # s; longer than a station serves on when the program that started it is gone
+
+
+class StateInUseError(RuntimeError):
+    """Another station keeps its dies in the folder."""
+
+
+class StateLock:
+    """The right to use a folder of states; ends with the process, however it dies.
+
+    Parameters
+    ----------
+    folder
+        The folder; made if it is not there.
+    patience
+        How long (s) to wait for another station to end.
+    """
+
+    def __init__(self, folder: Path, patience: float = PATIENCE) -> None:
+        self._folder, self._patience = folder, patience
+        self._holder = folder / ".station.pid"  # not in the lock itself: Windows lets nobody read that
+        self._lock = FileLock(folder / ".station.lock", thread_local=False)
+
+    def acquire(self) -> None:
+        """Take the folder.
+
+        Raises
+        ------
+        StateInUseError
+            If another station has it for all that time; says which, as far as that is known.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=self._patience)
+        except Timeout as error:
+            raise StateInUseError(
+                f"{self._folder} is in use by another station ({self._who()}) and was not given free within "
+                f"{self._patience:.0f} s; end that one, or choose another state folder"
+            ) from error
+        write_atomically(self._holder, lambda file: file.write(str(os.getpid()).encode()))
+
+    def release(self) -> None:
+        """Give the folder free; does nothing if it is not held."""
+        if self._lock.is_locked:
+            with contextlib.suppress(OSError):  # a reader has it open: the next station overwrites it
+                self._holder.unlink(missing_ok=True)
+            self._lock.release()
+
+    def _who(self) -> str:
+        try:
+            return f"process {int(self._holder.read_text())}"
+        except (OSError, ValueError):
+            return "its process is not known"

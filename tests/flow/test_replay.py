@@ -1,0 +1,157 @@
+"""`xbar replay`: a recorded run, done again without a station, gives the same results to the last bit."""
+
+import json
+import re
+import shutil
+import signal
+import time
+
+import pytest
+from command_line import run_xbar, start_xbar, wait_for, xbar
+
+from analysis.lot_results import lot_results
+from analysis.record import Record
+from analysis.summary import summary
+from instruments.traffic import Kind, TrafficWriter, read_traffic
+from protocols.open_station import traffic_file
+from protocols.replay import replay
+
+SCRIPT = """
+import time
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from protocols.characterise import check_contact
+from protocols.run import protocol
+
+
+def exercise_cells(bench, die, *, number, wait):
+    mask = np.zeros((25, 25), bool)
+    mask[number::4] = True
+    bench.array.pulse(0, mask, (-1) ** number * 0.9, 200e-9)
+    if wait and number == 2:
+        Path(wait).write_text("here")
+        time.sleep(1.0)
+    return xr.Dataset({"current": (("row", "column"), bench.array.read(0, 0.1), {"units": "A"})})
+
+
+@protocol
+def exercise(run, *, wait: str = ""):
+    for die in run.dies():
+        if run.step(check_contact, die).attrs["verdict"] == "pass":
+            for number in range(4):
+                run.step(exercise_cells, die, number=number, wait=wait)
+"""
+
+
+@pytest.fixture(scope="module")
+def network_run(few_digits, tmp_path_factory):
+    """A finished run of mtj-mnist on two dies; its station is gone."""
+    home = tmp_path_factory.mktemp("network")
+    small = ("--dies", 2, "--images", 40, "--epochs", 2, "--hidden", 20, "--inputs", 40, "--mnist", few_digits)
+    done = run_xbar("run", "mtj-mnist", *small, "--seed", 5, "--out", home / "lot", said=home / "said")
+    assert done.status == 0, done.said
+    return home / "lot"
+
+
+@pytest.fixture
+def script(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(SCRIPT, encoding="utf-8")
+    return f"{path}:exercise"
+
+
+def rewritten(recording, change):
+    """Write a recording anew, entry by entry, each as `change(number, entry)` gives it."""
+    entries = list(read_traffic(recording))
+    recording.unlink()
+    writer = TrafficWriter(recording)
+    for number, entry in enumerate(entries):
+        writer.add(entry.session, entry.kind, change(number, entry))
+    writer.close()
+
+
+def test_a_run_is_reproduced_bit_for_bit_with_its_table(network_run):
+    found = replay(network_run)
+    assert found.deviation == "" and found.exact and found.steps == found.same > 20
+    with Record.open(network_run, create=False, write=False) as record:
+        recorded, replayed = (summary(results) for results in (lot_results(record), found.value))
+    assert recorded["networks"] == replayed["networks"] if "networks" in recorded else True
+    for key in set(recorded) - {"station_time_s", "wall_s", "training_s", "seconds"}:
+        if not re.search(r"time|wall|run|provenance", key):
+            assert json.dumps(recorded[key]) == json.dumps(replayed[key]), key
+
+
+def test_a_flipped_byte_of_the_recording_is_found_and_named(network_run, tmp_path):
+    lot = shutil.copytree(network_run, tmp_path / "lot")
+    recording = traffic_file(lot, 1)
+    content = bytearray(recording.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    recording.write_bytes(content)
+    done = xbar("replay", lot)
+    assert done.status == 1
+    assert re.search(r"block \d+ \(bytes \d+ to \d+\) is not what was written", done.said)
+
+
+def test_a_flipped_byte_of_a_request_is_shown_with_both_sides(network_run, tmp_path):
+    lot = shutil.copytree(network_run, tmp_path / "lot")
+    sends = [n for n, entry in enumerate(read_traffic(traffic_file(lot, 1))) if entry.kind is Kind.SEND]
+    chosen = sends[len(sends) // 2]
+
+    def flip(number, entry):
+        return entry.payload if number != chosen else bytes([entry.payload[0] ^ 1]) + entry.payload[1:]
+
+    rewritten(traffic_file(lot, 1), flip)
+    done = xbar("replay", lot)
+    assert done.status == 1
+    assert "byte 0 differs" in done.said and "recorded from byte 0" in done.said and "sent now from byte 0" in done.said
+
+
+def test_a_changed_answer_shows_in_the_result(script, tmp_path):
+    lot = tmp_path / "lot"
+    assert xbar("run", script, "--dies", 1, "--out", lot).status == 0
+    answers = [n for n, e in enumerate(read_traffic(traffic_file(lot, 1))) if e.payload.startswith(b"0,0,25")]
+
+    def hotter(number, entry):
+        return entry.payload if number not in answers else entry.payload.replace(b"0,0,25", b"0,0,26")
+
+    rewritten(traffic_file(lot, 1), hotter)
+    found = replay(lot)
+    assert not found.exact and "attributes differ" in found.deviation and "chuck_temperature" in found.deviation
+
+
+def test_a_killed_run_is_replayed_to_where_it_was_cut_and_a_resumed_one_after_it(script, tmp_path):
+    lot, here = tmp_path / "lot", tmp_path / "here"
+    process = start_xbar("run", script, "--dies", 2, "--set", f"wait={here}", "--out", lot, said=tmp_path / "said")
+    wait_for(lambda: here.exists() or process.poll() is not None)
+    process.send_signal(signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
+    process.wait()
+    time.sleep(0.5)
+    cut = replay(lot, 1)
+    assert cut.exact and cut.steps == 4  # the survey, contact, two steps; the third was not committed
+    assert xbar("resume", lot).status == 0
+    rest = replay(lot, 2)
+    assert rest.exact and rest.ended == "finished" and rest.steps == 7
+
+
+def test_a_paused_run_is_replayed_with_its_pause(script, tmp_path):
+    lot, here = tmp_path / "lot", tmp_path / "here"
+    process = start_xbar("run", script, "--dies", 2, "--set", f"wait={here}", "--out", lot, said=tmp_path / "said")
+    wait_for(lambda: here.exists() or process.poll() is not None)
+    assert xbar("pause", lot).status == 0
+    with Record.open(lot, create=False, write=False) as record:
+        wait_for(lambda: record.runs()[-1]["status"] == "paused")
+    assert xbar("resume", lot).status == 0
+    assert process.wait(60) == 0, (tmp_path / "said").read_text()
+    found = replay(lot)
+    assert found.exact and found.steps == 11
+
+
+def test_what_cannot_be_replayed_says_so(script, tmp_path):
+    lot = tmp_path / "lot"
+    assert xbar("run", script, "--dies", 1, "--out", lot).status == 0
+    traffic_file(lot, 1).unlink()
+    assert "did nothing with hardware, or its" in xbar("replay", lot).said
+    assert "there is no run 7" in xbar("replay", lot, "--run", 7).said

@@ -44,7 +44,7 @@ def lot_results(record: Record, protocol: str = "mtj-mnist") -> LotResults:
     sites = [tuple(int(v) for v in site) for site in survey[""][-1]["sites"].values]
     names = [f"c{column}r{row}" for column, row in sites]
     run = [run for run in record.runs() if run["protocol"] == protocol][-1]
-    names = names[: run["provenance"].get("dies")]  # an earlier run may have gone further on the route
+    names = _of_run(names, run["provenance"])  # an earlier run may have gone further on the route
     kept = [i for i, name in enumerate(names) if name in measured]
     dies = [names[i] for i in kept]
     records = [DieRecord.from_dataset(measured[die][-1]) for die in dies]
@@ -89,6 +89,14 @@ def _present(classified: dict[str, list[xr.Dataset]], software: xr.Dataset | Non
         return {}
     images = software.sizes["image"]
     return {die: [data for data in sets if data.sizes["image"] == images] for die, sets in classified.items()}
+
+
+def _of_run(names: list[str], provenance: dict[str, Any]) -> list[str]:
+    """Those dies of a route that a run was asked to do."""
+    chosen = provenance.get("settings", {})
+    only = set(chosen.get("only") or names)
+    skip = {*(chosen.get("skip") or ()), chosen.get("golden")}
+    return [name for name in names[: provenance.get("dies")] if name in only - skip]
 
 
 def _matrix(moved: xr.Dataset | None, dies: int) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from analysis.record_lock import RecordError
 VERDICTS = ("pass", "fail", "inconclusive", "skipped", "aborted", "error")
 REQUESTS = ("pause", "resume", "abort")
 GOING_ON = ("running", "paused")
-ENDED = ("finished", "stopped", "failed", "aborted")
+ENDED = ("finished", "stopped", "failed", "aborted", "died")
 
 
 @dataclass(frozen=True)

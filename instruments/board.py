@@ -13,9 +13,9 @@ from qcodes.instrument import Instrument, InstrumentBaseKWArgs
 
 from instruments import limits
 from instruments.board_caps import BoardCaps, capabilities, parse_caps
-from instruments.board_link import BoardLink
+from instruments.board_link import BoardError, BoardLink
 from instruments.calibration import Calibration
-from instruments.frames import LARGEST_PAYLOAD, Opcode
+from instruments.frames import LARGEST_PAYLOAD, Opcode, Status
 from instruments.quantities import Seconds, Volts
 from instruments.roles import (
     ArrayCapabilities,
@@ -25,6 +25,7 @@ from instruments.roles import (
     IdleMode,
     InstrumentError,
     LimitError,
+    PulseNotFiredError,
 )
 from instruments.wire import open_port
 
@@ -170,7 +171,7 @@ class FramedBoard(Instrument):
         LimitError
             Beyond a limit of the board or the station; nothing was sent.
         PulseNotFiredError
-            The reply was lost and the board says it fired nothing.
+            The board was busy, or the reply was lost and the board says that it fired nothing.
         UnknownOutcomeError
             The reply was lost and whether the pulses were fired cannot be found out.
         """
@@ -179,7 +180,7 @@ class FramedBoard(Instrument):
         code, width_ns = limits.pulse_code(caps, amplitude), limits.pulse_width_ns(caps, width)
         head = _PULSE.pack(limits.check_kernel(caps, kernel), code, width_ns, limits.check_count(caps, count))
         if chosen.any():
-            self._link.fire(Opcode.PULSE, head + _bits(chosen), timeout=self._pulse_time(chosen, width, count))
+            self._fire(Opcode.PULSE, head + _bits(chosen), self._pulse_time(chosen, width, count))
 
     def pulse_and_read(
         self,
@@ -213,7 +214,7 @@ class FramedBoard(Instrument):
             return np.full(chosen.shape, np.nan)
         self._calibration(current_range)  # before the pulse: a missing calibration must not be found after it
         work = self._pulse_time(chosen, width, count) + np.count_nonzero(chosen) * averages * CONVERSION_TIME
-        reply = self._link.fire(Opcode.PULSE_READ, head + _bits(chosen), timeout=work)
+        reply = self._fire(Opcode.PULSE_READ, head + _bits(chosen), work)
         if reply is None:
             return self.read(kernel, read_voltage, mask=chosen, current_range=current_range, averages=averages)
         return self._cell_currents(reply, chosen, current_range)
@@ -412,6 +413,15 @@ class FramedBoard(Instrument):
             docstring="Get how many pulse frames lost their reply but were confirmed as fired (count).",
             get_cmd=lambda: statistics.recovered_pulses,
         )
+
+    def _fire(self, opcode: Opcode, payload: bytes, timeout: float) -> bytes | None:
+        """See `BoardLink.fire`; a board that is busy has fired nothing."""
+        try:
+            return self._link.fire(opcode, payload, timeout=timeout)
+        except BoardError as error:
+            if error.status != Status.BUSY:
+                raise
+            raise PulseNotFiredError(f"{error}; nothing was fired.") from error
 
     def _calibration(self, current_range: int) -> Calibration:
         limits.check_range(self._capabilities, current_range)

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import select
 import socket
 import struct
+import time
 from enum import IntEnum
 
 LARGEST = 1 << 26
+"""Bytes of a message at most."""
+
+LARGEST_HELLO = 1 << 16
+"""Bytes at most of the first message, from somebody who has not shown a token yet."""
+
+SLICE = 0.1
+"""Seconds of one wait; on Windows Ctrl-C does not get through a longer one."""
+
 HEAD = struct.Struct("<IB")
 WAIT = struct.Struct("<dB")
 """Head of the body of RECEIVE and QUERY: timeout (s), length of the terminator that follows."""
+
+OPENING = struct.Struct("<I")
+"""Body of OPEN: how often the owner has opened this session."""
+
+GIVEN_UP = struct.Struct("<HI")
+"""Head of the body of ABANDON: session, and which opening of it is meant; one that has come since is not."""
+
+OUT_OF_TURN = struct.Struct("<H")
+"""Head of the body of INTERRUPT: session."""
 
 
 class Operation(IntEnum):
@@ -50,6 +70,7 @@ class Channel:
     """One connection between program and broker."""
 
     def __init__(self, connection: socket.socket) -> None:
+        connection.settimeout(None)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._connection = connection
         self._buffer = bytearray()
@@ -58,37 +79,43 @@ class Channel:
         """Send one message."""
         self._connection.sendall(HEAD.pack(len(body), code) + body)
 
-    def receive(self, timeout: float | None = None) -> tuple[int, bytes]:
+    def receive(self, timeout: float | None = None, largest: int = LARGEST) -> tuple[int, bytes]:
         """The next message: code and body.
 
         Raises
         ------
         TimeoutError
-            Nothing began to come within `timeout` (s).
+            Nothing came within `timeout` (s), or a message stopped half way for so long.
         ConnectionError
-            The other side is gone.
+            The other side is gone, or sends more than `largest` bytes.
         """
         while True:
             buffer = self._buffer
             if len(buffer) >= HEAD.size:
                 length, code = HEAD.unpack_from(buffer)
-                if length > LARGEST:
+                if length > largest:
                     raise ConnectionError(f"a message of {length} bytes is none of ours")
                 end = HEAD.size + length
                 if len(buffer) >= end:
                     body = bytes(buffer[HEAD.size : end])
                     del buffer[:end]
                     return code, body
-            self._patience(timeout if not buffer else None)
+            if timeout is not None:
+                self._wait(timeout)
             data = self._connection.recv(1 << 18)
             if not data:
                 raise ConnectionError("the other side has closed the connection")
             buffer += data
 
-    def _patience(self, timeout: float | None) -> None:
-        if self._connection.gettimeout() != timeout:
-            self._connection.settimeout(timeout)
+    def _wait(self, timeout: float) -> None:
+        """Until something has come; the socket itself blocks, so that messages go out in one piece."""
+        deadline = time.monotonic() + timeout
+        while not select.select([self._connection], [], [], min(SLICE, timeout))[0]:
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"no message in {timeout:g} s")
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, from any thread; whoever waits on it learns of that."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
         self._connection.close()

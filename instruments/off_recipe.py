@@ -13,9 +13,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, Protocol
 
-from instruments.transports import Transport
+DISCHARGE = 2e-3
+"""Seconds between grounding the lines and lifting the needles (assumed: many times R C of probe, cable and line)."""
+
+_MARGIN = 0.5  # s; beyond the limit of a stage
 
 
 class Stage(IntEnum):
@@ -61,7 +64,9 @@ class OffRecipe:
     opening
         What a fresh connection needs first.
     limit
-        Seconds allowed for all of it.
+        Seconds allowed for all of it; half of that for the connection there is, before a new one is tried.
+    numbered
+        Whether an answer names what it answers, so that a late one to something else never matches.
     """
 
     stage: Stage
@@ -69,6 +74,7 @@ class OffRecipe:
     terminator: bytes
     opening: tuple[OffStep, ...] = ()
     limit: float = 5.0
+    numbered: bool = False
 
     def to_tree(self) -> dict[str, Any]:
         """As JSON values."""
@@ -78,6 +84,7 @@ class OffRecipe:
             "terminator": self.terminator.hex(),
             "opening": [_step_tree(step) for step in self.opening],
             "limit": self.limit,
+            "numbered": self.numbered,
         }
 
     @classmethod
@@ -89,6 +96,7 @@ class OffRecipe:
             bytes.fromhex(tree["terminator"]),
             tuple(_step_of(step) for step in tree["opening"]),
             float(tree["limit"]),
+            bool(tree["numbered"]),
         )
 
 
@@ -105,15 +113,29 @@ class KeepAlive:
     period: float
 
 
+class Reached(Protocol):
+    """What making safe needs of a transport (`instruments.transports`)."""
+
+    def open(self) -> None:
+        """Connect anew."""
+
+    def send(self, data: bytes) -> None:
+        """Send bytes."""
+
+    def receive(self, terminator: bytes, timeout: float) -> bytes:
+        """The next message."""
+
+
 @dataclass
 class Device:
     """An instrument as the one who makes it safe sees it.
 
-    `outstanding`: answers that may still arrive for requests sent before; they are read and dropped first.
+    `outstanding`: answers that may still arrive for requests sent before. They are read and dropped first; but if
+    fewer come, since one was lost, the last that matches counts.
     """
 
     name: str
-    transport: Transport
+    transport: Reached
     recipe: OffRecipe
     outstanding: int = 0
 
@@ -128,63 +150,78 @@ class Outcome:
 
 
 def make_safe(devices: list[Device]) -> list[Outcome]:
-    """Run the recipes of all devices, stage by stage; returns what became of each. Raises nothing."""
-    outcomes: list[Outcome] = []
+    """Run the recipes of all devices, stage by stage; returns what became of each, in their order. Raises nothing."""
+    outcomes: dict[int, Outcome] = {}
     for stage in Stage:
-        due = [device for device in devices if device.recipe.stage is stage]
-        threads = [threading.Thread(target=lambda d=device: outcomes.append(_run(d)), daemon=True) for device in due]
-        for thread in threads:
-            thread.start()
-        deadline = time.monotonic() + max((device.recipe.limit for device in due), default=0.0) + 0.5
-        for thread in threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-    done = {outcome.name for outcome in outcomes}
-    late = [Outcome(d.name, "did not end within its time limit", d.recipe.limit) for d in devices if d.name not in done]
-    return [*outcomes, *late]
+        due = [(at, device) for at, device in enumerate(devices) if device.recipe.stage is stage]
+        if due:
+            _run_at_once(due, outcomes)
+        if due and stage is Stage.SOURCE:
+            time.sleep(DISCHARGE)
+    late = "did not end within its time limit"
+    return [outcomes.get(at) or Outcome(each.name, late, each.recipe.limit) for at, each in enumerate(devices)]
+
+
+def _run_at_once(due: list[tuple[int, Device]], outcomes: dict[int, Outcome]) -> None:
+    """Run recipes side by side; one that does not end in time is left to itself."""
+
+    def run(at: int, device: Device) -> None:
+        outcomes[at] = _run(device)
+
+    threads = [threading.Thread(target=run, args=each, daemon=True) for each in due]
+    began = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread, (_, device) in zip(threads, due, strict=True):
+        thread.join(max(0.0, began + device.recipe.limit + _MARGIN - time.monotonic()))
 
 
 def _run(device: Device) -> Outcome:
     """One recipe: over the connection there is, and if that does not answer, over a new one."""
     began = time.monotonic()
-    deadline = began + device.recipe.limit
-    fault = _attempt(device, began + device.recipe.limit / 2, device.outstanding)
+    half, end = began + device.recipe.limit / 2, began + device.recipe.limit
+    fault = _attempt(device, device.recipe.steps, half, 0 if device.recipe.numbered else device.outstanding)
     if fault:
         try:
             device.transport.open()
         except Exception as error:
             again = f"cannot be opened again ({error})"
         else:
-            for step in device.recipe.opening:
-                _try_step(device, step, deadline, 0)
-            again = _attempt(device, deadline, 0)
+            _attempt(device, device.recipe.opening, (time.monotonic() + end) / 2, 0)
+            again = _attempt(device, device.recipe.steps, end, 0)
         fault = again and f"{fault}; {again}"
     return Outcome(device.name, fault, time.monotonic() - began)
 
 
-def _attempt(device: Device, deadline: float, outstanding: int) -> str:
+def _attempt(device: Device, steps: tuple[OffStep, ...], deadline: float, outstanding: int) -> str:
     """Send every step; returns the first thing that went wrong."""
     first = ""
-    for step in device.recipe.steps:
-        fault = _try_step(device, step, deadline, outstanding)
-        outstanding = 0
-        first = first or fault
+    for step in steps:
+        try:
+            device.transport.send(step.send)
+            if step.reply is not None:
+                _await(device, step.reply, deadline, outstanding)
+                outstanding = 0
+        except Exception as error:
+            first = first or str(error) or type(error).__name__
         time.sleep(step.pause)
     return first
 
 
-def _try_step(device: Device, step: OffStep, deadline: float, outstanding: int) -> str:
-    try:
-        device.transport.send(step.send)
-        if step.reply is None:
-            return ""
-        while True:
+def _await(device: Device, reply: bytes, deadline: float, outstanding: int) -> None:
+    """Wait for the answer to what was just sent; raises what keeps it from coming."""
+    matched = False
+    while True:
+        try:
             message = device.transport.receive(device.recipe.terminator, max(0.01, deadline - time.monotonic()))
-            if outstanding > 0:
-                outstanding -= 1
-            elif re.fullmatch(step.reply, message, re.DOTALL):
-                return ""
-    except Exception as error:
-        return str(error) or type(error).__name__
+        except TimeoutError:
+            if matched:  # what came was no late answer after all
+                return
+            raise
+        matched = re.fullmatch(reply, message, re.DOTALL) is not None
+        if matched and outstanding == 0:
+            return
+        outstanding = max(0, outstanding - 1)
 
 
 def _step_tree(step: OffStep) -> dict[str, Any]:

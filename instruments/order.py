@@ -17,10 +17,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from instruments.off_recipe import DISCHARGE
 from instruments.roles import ArrayTester, FieldSource, InstrumentError, Prober, ZState
-
-DISCHARGE = 2e-3
-"""Seconds between grounding the lines and lifting the needles (assumed: many times R C of probe, cable and line)."""
 
 _log = logging.getLogger(__name__)
 

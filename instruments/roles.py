@@ -33,7 +33,7 @@ class UnknownOutcomeError(LinkError):
 
 
 class PulseNotFiredError(LinkError):
-    """A pulse was sent, its reply lost, and the tester says that nothing was fired; the caller decides what next."""
+    """A pulse was sent, and the tester says that it fired nothing: it was busy, or request and reply were lost."""
 
 
 class InterlockError(InstrumentError):

@@ -9,11 +9,10 @@ from __future__ import annotations
 import select
 import socket
 import time
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import pyvisa
-import serial
-from pyvisa.resources import MessageBasedResource
+if TYPE_CHECKING:
+    from pyvisa.resources import MessageBasedResource
 
 LARGEST_MESSAGE = 1 << 20
 """Bytes without a terminator after which the other side is taken to be out of step."""
@@ -46,8 +45,12 @@ class Transport(Protocol):
     def interrupt(self, data: bytes) -> None:
         """Send bytes out of turn, while another thread may wait in `receive`."""
 
-    def abandon(self, reason: str) -> None:
-        """Have whoever waits in `receive`, in another thread, give up within `SLICE`; `open` makes an end of that."""
+    def abandon(self, reason: str | None) -> None:
+        """Have whoever waits in `receive`, in another thread, give up within `SLICE`.
+
+        Nothing is received any more until `open`, or until None takes that back. A connection that another thread was
+        just opening is closed again.
+        """
 
 
 def transport_of(kind: str, address: str, settings: dict[str, Any]) -> Transport:
@@ -69,9 +72,14 @@ class Abandonable:
     def __init__(self) -> None:
         self._abandoned: str | None = None
 
-    def abandon(self, reason: str) -> None:
+    def abandon(self, reason: str | None) -> None:
         """See `Transport.abandon`."""
         self._abandoned = reason
+
+    def _check_wanted(self) -> None:
+        """Raise `ConnectionError` if it was abandoned."""
+        if self._abandoned is not None:
+            raise ConnectionError(self._abandoned)
 
     def _left(self, deadline: float) -> float:
         """Seconds left of a wait.
@@ -81,8 +89,7 @@ class Abandonable:
         ConnectionError, TimeoutError
             It was abandoned, or nothing is left.
         """
-        if self._abandoned is not None:
-            raise ConnectionError(self._abandoned)
+        self._check_wanted()
         left = deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError("no complete reply in time")
@@ -103,12 +110,17 @@ class PortTransport(Abandonable):
         self.close()
         self._received.clear()
         self._abandoned = None
+        import serial  # here: a broker that is to replay needs none
+
         port = serial.serial_for_url(
             self._address, baudrate=self._baudrate, timeout=self._timeout, write_timeout=self._timeout, exclusive=True
         )
         if self._address.lower().startswith("socket://"):
             _send_at_once(port)
         self._port = port
+        if self._abandoned is not None:
+            self.close()
+            self._check_wanted()
 
     def close(self) -> None:
         """Close the port."""
@@ -176,6 +188,9 @@ class VisaTransport(Abandonable):
         """Open the resource; a bus device is cleared, for its late reply waits in the device."""
         self.close()
         self._abandoned = None
+        import pyvisa  # here: it loads numpy, which takes longer than all else of a broker
+        from pyvisa.resources import MessageBasedResource
+
         manager = pyvisa.ResourceManager(self._backend)
         settings: dict[str, Any] = {} if self._baudrate is None else {"baud_rate": self._baudrate}
         resource = manager.open_resource(self._address, open_timeout=int(1e3 * self._timeout), **settings)
@@ -187,6 +202,9 @@ class VisaTransport(Abandonable):
         if not self._address.upper().endswith("::SOCKET"):
             resource.clear()
         self._resource = resource
+        if self._abandoned is not None:
+            self.close()
+            self._check_wanted()
 
     def close(self) -> None:
         """Close the resource."""

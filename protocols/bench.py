@@ -13,19 +13,31 @@ Order, always (a needle on a live line can destroy a die):
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import xarray as xr
 
 from analysis.record import Batch, Pulse, Record
 from instruments import order
-from instruments.roles import ArrayTester, DieSite, FieldSource, InstrumentError, Prober, ZState
+from instruments.roles import (
+    ArrayTester,
+    DieSite,
+    FieldSource,
+    InstrumentError,
+    Prober,
+    PulseNotFiredError,
+    UnknownOutcomeError,
+    ZState,
+)
 from protocols import fingerprint
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 #: A contacted die has at least this share of conducting cells in the kernels that are looked at (assumed; a die
 #: with that many open cells is no use either).
@@ -36,6 +48,8 @@ CONDUCTING = 20e-6
 WATCHDOG = 2.0
 #: Pulses to a cell over its whole life by the record's ledger that the bench lets through (assumed).
 DOSE_LIMIT = 10_000
+#: Seconds before each new attempt at a pulse that the tester says it did not fire (busy, request lost).
+NOT_FIRED_PAUSES = (0.1, 0.3, 1.0)
 
 
 class DieFault(InstrumentError):
@@ -114,13 +128,18 @@ class LedgeredTester:
         ------
         DoseError, InterlockError
             Nothing was fired.
+        PulseNotFiredError
+            The tester did not fire one of them, however often it was asked; those before it were fired.
+        UnknownOutcomeError
+            Whether one of them was fired cannot be found out now; the bench asks when it comes back to the die.
         """
         pulses = [pulse for pulse in pulses if pulse.mask.any()]
         if not pulses:
             return None
-        batch = self._intend(pulses)
-        for pulse in pulses:
-            self._tester.pulse(pulse.kernel, pulse.mask, pulse.amplitude, pulse.width, count=pulse.count)
+        batch, actions = self._intend(pulses)
+        for place, each in enumerate(pulses):
+            shot = partial(self._tester.pulse, each.kernel, each.mask, each.amplitude, each.width, count=each.count)
+            self._shoot(batch, actions + place, shot)
         self._record.fired(batch)
         return batch
 
@@ -156,11 +175,13 @@ class LedgeredTester:
         """As `ArrayTester.pulse_and_read`, committed first; what was read is kept with the batch."""
         if not mask.any():
             raise ValueError("no cell is selected; read without a pulse instead")
-        batch = self._intend([Pulse(kernel, mask, amplitude, width, count)])
-        currents = self._tester.pulse_and_read(
-            kernel, mask, amplitude, width, read_voltage, count=count, current_range=current_range, averages=averages
-        )
+        batch, actions = self._intend([Pulse(kernel, mask, amplitude, width, count)])
+        how: dict[str, int] = {"current_range": current_range, "averages": averages}
+        shot = partial(self._tester.pulse_and_read, kernel, mask, amplitude, width, read_voltage, count=count, **how)
+        currents = self._shoot(batch, actions, shot)
         self._record.fired(batch)
+        if currents is None:  # fired, and what it read was lost
+            currents = self._tester.read(kernel, read_voltage, mask=mask, **how)
         read = {"current": (("row", "column"), currents.astype(np.float32), {"units": "A"})}
         self._record.keep_readings(batch, xr.Dataset(read, attrs={"kernel": kernel, "v_read": read_voltage}))
         return currents
@@ -184,8 +205,39 @@ class LedgeredTester:
         self._identity = self._identity or self._tester.identify()
         return self._identity
 
-    def _intend(self, pulses: Sequence[Pulse]) -> int:
-        """Commit a batch that may be fired."""
+    def _shoot(self, batch: int, actions: int, shot: Callable[[], T]) -> T | None:
+        """Fire one pulse frame, before which the tester had executed `actions`; returns what `shot` does.
+
+        If the tester says that it fired nothing, the same intent is tried again, a few times, each time after the
+        tester's count has been asked once more: that is no repetition. None if the count says that it was fired late.
+        """
+        for pause in NOT_FIRED_PAUSES:
+            try:
+                return shot()
+            except PulseNotFiredError as error:
+                log.warning("%s: tried again in %g s: %s", self.die, pause, error)
+                self._record.event(self._run, "not_fired", str(error), self.die, batch=batch)
+            time.sleep(pause)
+            self._check()
+            now = self._tester.last_action()[1]
+            if now == actions + 1:
+                return None
+            if now != actions:
+                raise UnknownOutcomeError(
+                    f"{self.die}: the tester has fired {now} pulse frames, {actions} were expected: it was restarted or "
+                    f"another program uses it. All pulses of batch {batch} count as fired; see that nobody else is "
+                    "connected before going on"
+                )
+        try:
+            return shot()
+        except PulseNotFiredError as error:
+            raise PulseNotFiredError(
+                f"{self.die}: the tester did not fire a pulse in {len(NOT_FIRED_PAUSES) + 1} attempts, last: {error} "
+                "See to its cable and supply; the pulses that were fired before are in the record"
+            ) from error
+
+    def _intend(self, pulses: Sequence[Pulse]) -> tuple[int, int]:
+        """Commit a batch that may be fired; its number, and how many pulse frames the tester had executed before."""
         self._check()
         dose = self.dose()
         for pulse in pulses:
@@ -197,7 +249,7 @@ class LedgeredTester:
                 f"{self._dose_limit} over its life. Nothing was fired. Take it out of the schedule, or skip the die"
             )
         actions = self._tester.last_action()[1]
-        return self._record.intend(self._run, self.die, pulses, tester=self.identity(), actions=actions)
+        return self._record.intend(self._run, self.die, pulses, tester=self.identity(), actions=actions), actions
 
 
 class Bench:
@@ -323,8 +375,9 @@ class Bench:
         share = self._conducting_share()
         if share < CONDUCTING_SHARE:
             raise NoContactError(
-                f"{self.die.name}: contact was lost: {share:.0%} of the cells looked at conduct, at first it were "
-                f"{self.contact_check.conducting:.0%}. The step is not kept; clean the needles, then resume"
+                f"{self.die.name}: contact was lost: {share:.0%} of the cells looked at conduct, "
+                f"{self.contact_check.conducting:.0%} did when the needles came down. What the step measured is not "
+                "kept. If it happens again, clean the needles; --retest inconclusive does such dies anew"
             )
 
     def _touch(self) -> None:

@@ -77,5 +77,5 @@ def bury(record: Record) -> None:
     """Close those runs that the record holds for running; whoever writes the record now is the only one."""
     for run in record.runs():
         if run["status"] in ("running", "paused"):
-            record.end_run(run["id"], "failed")
+            record.end_run(run["id"], "died")
             record.event(run["id"], "died", "the process of this run ended without a word")

@@ -163,7 +163,7 @@ def _documented() -> PlannedStation:
 
 def _surveyed(folder: Path) -> PlannedStation:
     """Limits and dies as an earlier run found them; what its survey does not hold is that of the documented board."""
-    with Record.open(folder, create=False) as record:
+    with Record.open(folder, create=False, write=False) as record:
         survey, stations = record.latest_with("", "sites"), record.events("station")
     if survey is None:
         raise PlanSourceError(f"the record in {folder} has no survey of a station; choose a run that began at one")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import inspect
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,14 @@ def find_name(function: Callable[..., Any], name: str) -> str:
     except TypeError:
         file = None
     return f"{Path(file or name).resolve()}:{function.__name__}"
+
+
+@contextlib.contextmanager
+def in_folder_of(run: dict[str, Any]) -> Iterator[None]:
+    """Where a run was started, so that the files that it was given are found; here, if that is gone."""
+    folder = run["provenance"].get("folder", "")
+    with contextlib.chdir(folder) if folder and Path(folder).is_dir() else contextlib.nullcontext():
+        yield
 
 
 def _kept(record: Record, station: Path) -> str | None:

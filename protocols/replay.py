@@ -28,6 +28,7 @@ from protocols.catalogue import find
 from protocols.open_station import describe_station, traffic_file
 from protocols.parameters import parse
 from protocols.progress import RunProgress
+from protocols.provenance import in_folder_of
 from protocols.run import Run
 from protocols.selection import RunSettings
 from protocols.stopping import RunStopped, StopRequest
@@ -208,9 +209,10 @@ def _replaying(
 
 def _do(run: _Replaying, known: dict[str, Any]) -> tuple[Any, str]:
     """Run the protocol to its end, or to where the recording ends; what it gave, and the deviation that ended it."""
-    function: Callable[..., Any] = find(known["provenance"]["find"])
     try:
-        value = function(run, **parse(function, known["provenance"]["inputs"]))
+        with in_folder_of(known):
+            function: Callable[..., Any] = find(known["provenance"]["find"])
+            value = function(run, **parse(function, known["provenance"]["inputs"]))
         run.close(failed=False)
     except RunStopped:
         return None, ""

@@ -26,6 +26,7 @@ from protocols.catalogue import find
 from protocols.identity import Identity
 from protocols.open_station import LEASE
 from protocols.parameters import parse
+from protocols.provenance import in_folder_of
 from protocols.run import LOT, PassedOverError, _now, _survey, generator, route_of
 from protocols.selection import RunSettings, chosen
 from protocols.show import run_and_show
@@ -93,7 +94,7 @@ def resume(
         if run is None:
             _say(console, f"nothing to resume in {folder}: every protocol there is finished")
             return
-        with _in_folder(run["provenance"].get("folder", "")):
+        with in_folder_of(run):
             found = _as_started(run, assignments or {}, stop_after, skip)
             rehearsed = rehearse(record, found)
     for change in rehearsed.changes:
@@ -103,7 +104,7 @@ def resume(
         raise SystemExit(1)
     where = f"goes on at {rehearsed.goes_on}" if rehearsed.goes_on else "nothing is left to do at the station"
     _say(console, f"{rehearsed.steps} steps from the record, {where}")
-    with _in_folder(run["provenance"].get("folder", "")):
+    with in_folder_of(run):
         run_and_show(
             found.function, found.protocol, found.parameters, folder, found.station, found.lot, found.settings, None,
             lease=lease, resumes=found.id,
@@ -320,13 +321,6 @@ def _station_changes(run: Interrupted) -> list[str]:
     if hashlib.sha256(text.encode()).hexdigest() == run.station_sha256:
         return []
     return [f"station file {run.station}: other content than the run had; what is still to do is done with it"]
-
-
-@contextlib.contextmanager
-def _in_folder(folder: str) -> Iterator[None]:
-    """Where the run was started, so that the files that it was given are found; here, if that is gone."""
-    with contextlib.chdir(folder) if folder and Path(folder).is_dir() else contextlib.nullcontext():
-        yield
 
 
 def _say(console: Console, text: str) -> None:

@@ -40,7 +40,7 @@ def lot_status(folder: Path) -> dict[str, Any]:
         steps = _steps_by_run(record)
         runs = [
             {key: run[key] for key in ("id", "protocol", "started", "ended", "resumes", "pid")}
-            | {"status": run_status(run, alive, events), "steps": steps.get(run["id"], 0)}
+            | {"status": run_status(run, alive), "steps": steps.get(run["id"], 0)}
             for run in record.runs()
         ]
         status = runs[-1]["status"] if runs else "empty"
@@ -58,12 +58,11 @@ def lot_status(folder: Path) -> dict[str, Any]:
         }
 
 
-def run_status(run: dict[str, Any], alive: dict[str, Any] | None, events: list[dict[str, Any]]) -> str:
+def run_status(run: dict[str, Any], alive: dict[str, Any] | None) -> str:
     """How a run stands or ended; `alive` is the run that goes on, if any."""
     if run["status"] in ("running", "paused"):
         return str(run["status"]) if alive is not None and alive["id"] == run["id"] else "died"
-    died = any(event["kind"] == "died" and event["run"] == run["id"] for event in events)
-    return "died" if died else str(run["status"])
+    return str(run["status"])
 
 
 def next_commands(status: str, folder: Path) -> list[str]:

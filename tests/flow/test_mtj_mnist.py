@@ -150,7 +150,7 @@ def test_everything_fired_is_in_the_record_and_every_die_was_left_safely(by_hand
         for die in numbers["names"]:
             really = fired_per_cell(entries, record, die, (32, 25, 25))
             assert np.array_equal(really, record.dose(die, (32, 25, 25))), die
-            assert record.unfired(die) == 0
+            assert record.unfired(die) == []
 
 
 def test_station_time_is_what_the_station_took(by_hand):

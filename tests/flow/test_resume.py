@@ -249,7 +249,7 @@ def test_status_and_resume_after_a_kill(station, command, interrupted, tmp_path)
     _check_ledger(happened(log)[before:], tmp_path / "lot", exactly=False)
     assert_left_safely(happened(log)[before:])
     with Record.open(tmp_path / "lot", write=False) as record:
-        assert [(run["resumes"], run["status"]) for run in record.runs()] == [(None, "failed"), (1, "finished")]
+        assert [(run["resumes"], run["status"]) for run in record.runs()] == [(None, "died"), (1, "finished")]
         assert len(record.events("died")) == 1
     assert [run["status"] for run in _status(tmp_path)["runs"]] == ["died", "finished"]
 

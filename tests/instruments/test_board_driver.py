@@ -228,7 +228,8 @@ class TestFaults:
 
     def test_an_interrupted_pulse_is_not_held_against_the_next(self, board, peer_board, monkeypatch):
         board.pulse(0, ONE, 0.5, 1e-7)
-        monkeypatch.setattr(board._link.port._transport, "_arriving", lambda deadline: (_ for _ in ()).throw(KeyboardInterrupt))
+        transport = board._link.port._transport
+        monkeypatch.setattr(transport, "_arriving", lambda deadline: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             board.pulse(0, ONE, 0.5, 1e-7)
         monkeypatch.undo()

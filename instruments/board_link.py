@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
+from instruments.broker_client import ReleasedError
 from instruments.frames import END, Frame, FrameError, Opcode, Status, decode, encode
 from instruments.off_recipe import KeepAlive, OffRecipe, OffStep, Stage
 from instruments.roles import InstrumentError, LinkError, PulseNotFiredError, UnknownOutcomeError
@@ -73,7 +74,7 @@ class BoardLink:
         self._stopping = threading.Event()  # a thread in `stop` waits for the lock: whoever holds it gives up
         self._actions: int | None = None  # pulse frames executed since power-on, as far as this host knows
         stop = OffStep(encode(Frame(_OFF, Opcode.ESTOP)), _acknowledged(_OFF, Opcode.ESTOP))
-        port.register(OffRecipe(Stage.SOURCE, (stop,), END))
+        port.register(OffRecipe(Stage.SOURCE, (stop,), END, numbered=True))
 
     def ask(self, opcode: Opcode, payload: bytes = b"", *, timeout: float | None = None) -> bytes:
         """Reply payload (after the status) of a request that may be repeated.
@@ -174,7 +175,7 @@ class BoardLink:
         """
         if not self.port.lock.acquire(timeout=patience):
             self._stopping.set()
-            with suppress(LinkError):
+            with suppress(InstrumentError):
                 self.port.interrupt(encode(Frame(self._next_seq(), Opcode.ESTOP)))
             self.port.close()  # the waiting thread fails at once and lets go of the lock
             if not self.port.lock.acquire(timeout=self.port.timeout + patience):
@@ -182,6 +183,8 @@ class BoardLink:
         try:
             self._stopping.clear()
             self.ask(Opcode.ESTOP)
+        except ReleasedError:  # the broker has done it
+            raise
         except InstrumentError as error:
             raise LinkError(_not_stopped(self.port.address, str(error))) from error
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import secrets
 import socket
@@ -12,13 +13,14 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from instruments.broker_messages import WAIT, Channel, Operation, Status
+from instruments.broker_messages import GIVEN_UP, OPENING, OUT_OF_TURN, WAIT, Channel, Operation, Status
 from instruments.off_recipe import Device, KeepAlive, OffRecipe, Outcome, make_safe
 from instruments.roles import InstrumentError
 from instruments.transports import transport_of
@@ -26,8 +28,16 @@ from instruments.transports import transport_of
 RENEWAL = 0.5
 """Seconds between two renewals of the lease at least."""
 
-_READY = 60.0
-_ANSWER = 30.0
+PATIENCE = 40.0
+"""Seconds to wait for a station that another broker holds: it may just be making it safe."""
+
+_READY = 30.0  # s; to come up
+_ANSWER = 30.0  # s; for an answer, beyond what the instrument is given
+_OPENED = 120.0  # s; for a connection: a vendor's library may take its time
+_SAFE = 600.0  # s; for everything to be made safe: a strong magnet takes minutes
+_LET_GO = 1.0  # s; for another thread to give up its wait
+
+_log = logging.getLogger(__name__)
 
 
 class BrokerError(InstrumentError):
@@ -43,7 +53,7 @@ class ReplayError(InstrumentError):
 
 
 class BrokerClient:
-    """A conversation with a broker beside its sessions.
+    """A conversation with a broker beside its sessions; may be used from several threads.
 
     Parameters
     ----------
@@ -51,13 +61,14 @@ class BrokerClient:
         Where it listens (loopback), and what it wants to see first.
     role
         ``owner`` for the program that measures: when its connection ends without `end`, the station is made safe.
-        ``visitor`` for anybody else.
+        ``visitor`` for anybody else, who may ask for `status` and `make_safe`.
     """
 
     def __init__(self, port: int, token: str, role: str = "owner") -> None:
         self._port, self._token = port, token
         self._control = self._connect({"role": role})
-        self._lock = threading.Lock()
+        # a thread of its own asks: an exchange that Ctrl-C has broken off would leave the next one out of step
+        self._asking = ThreadPoolExecutor(1, "broker")
         self._renewed = 0.0
         self._transports: list[BrokeredTransport] = []
 
@@ -68,13 +79,16 @@ class BrokerClient:
         self._transports.append(transport)
         return transport
 
+    def rejoin(self, number: int) -> Link:
+        """Another channel to a session; what was asked over the old one is given up."""
+        return self._connect({"role": "session", "number": number})
+
     def renew(self) -> None:
         """Say that the program makes progress, at most every `RENEWAL` seconds."""
         now = time.monotonic()
         if now - self._renewed > RENEWAL:
             self._renewed = now
-            with self._lock:
-                self._control.send(Operation.RENEW)
+            self._in_turn(self._control.send, Operation.RENEW)
 
     def rest(self) -> None:
         """Say that the station is at rest (outputs off, needles up): silence is harmless until the next request."""
@@ -86,32 +100,58 @@ class BrokerClient:
         If the broker is gone, its connections are free, and this program does it itself.
         """
         try:
-            outcomes = json.loads(self.ask(Operation.MAKE_SAFE, reason.encode()))
+            outcomes = json.loads(self.ask(Operation.MAKE_SAFE, reason.encode(), _SAFE))
             return [Outcome(**outcome) for outcome in outcomes]
         except BrokerError:
-            return make_safe([device for each in self._transports if (device := each.direct()) is not None])
+            known = {(each.name, each.off): each for each in self._transports}
+            return make_safe([device for each in known.values() if (device := each.direct()) is not None])
 
     def status(self) -> dict[str, Any]:
         """What the broker says of itself."""
         return dict(json.loads(self.ask(Operation.STATUS)))
 
+    def released(self) -> str:
+        """Why the station was made safe and is no longer held; empty while it is held, or if the broker is gone."""
+        try:
+            return str(self.status()["released"])
+        except BrokerError:
+            return ""
+
     def end(self) -> None:
         """Say goodbye: nothing is to be made safe."""
-        with contextlib.suppress(InstrumentError):
-            self.ask(Operation.END)
-        self._control.close()
+        with contextlib.suppress(BrokerError):
+            fault = json.loads(self.ask(Operation.END, timeout=_SAFE))["traffic_fault"]
+            if fault:
+                _log.warning("%s", fault)
+        self._hang_up()
 
-    def ask(self, operation: Operation, body: bytes = b"") -> bytes:
+    def ask(self, operation: Operation, body: bytes = b"", timeout: float | None = None) -> bytes:
         """Ask beside the sessions.
 
         Raises
         ------
         BrokerError
-            The broker is gone.
+            The broker is gone, or refuses.
         """
-        with self._lock:
-            self._control.send(operation, body)
-            return self._control.answer(_ANSWER)
+        return bytes(self._in_turn(self._exchange, operation, body, _ANSWER if timeout is None else timeout))
+
+    def _exchange(self, operation: Operation, body: bytes, timeout: float) -> bytes:
+        self._control.send(operation, body)
+        status, answer = self._control.next(timeout)
+        if status in (Status.TIMEOUT, Status.CONNECTION, Status.OTHER):
+            raise BrokerError(f"the broker: {answer.decode('utf-8', 'replace')}")
+        return _opened(status, answer)
+
+    def _in_turn(self, action: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            asked = self._asking.submit(action, *arguments)
+        except RuntimeError as error:  # this conversation has ended
+            raise _gone(error) from error
+        return asked.result()
+
+    def _hang_up(self) -> None:
+        self._asking.shutdown(wait=False)
+        self._control.close()
 
     def _connect(self, hello: dict[str, Any]) -> Link:
         return Link(self._port, {**hello, "token": self._token})
@@ -129,6 +169,8 @@ class Broker(BrokerClient):
         Station file: while this broker lives nobody else gets one for it.
     lease
         Seconds of silence after which this program is taken to hang.
+    patience
+        Seconds to wait for the station if another broker holds it: that may just be making it safe.
     traffic
         File for the traffic; None keeps none.
     recording
@@ -141,38 +183,46 @@ class Broker(BrokerClient):
     """
 
     def __init__(
-        self, station: Path, *, lease: float = 30.0, traffic: Path | None = None, recording: Path | None = None
+        self,
+        station: Path,
+        *,
+        lease: float = 30.0,
+        patience: float = PATIENCE,
+        traffic: Path | None = None,
+        recording: Path | None = None,
     ) -> None:
         self.token = secrets.token_hex(16)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         settings = {
             "token": self.token,
             "lease": lease,
+            "patience": patience,
             "lock": None if recording else str(station_lock(station)),
             "traffic": None if traffic is None else str(traffic),
             "recording": None if recording is None else str(recording),
+            "path": [str(Path(each).resolve()) for each in sys.path],
         }
         self._process = _spawn(self._errors)
         try:
-            said = self._started(settings)
+            said = self._started(settings, patience + _READY)
             self.port, self.pid = int(said["port"]), int(said["pid"])
             super().__init__(self.port, self.token)
         except BaseException:
             self._process.kill()
             self._process.wait()
+            self._errors.close()
             raise
 
     def close(self, *, failed: bool = False) -> None:
         """Say goodbye; after a failure break the connection instead, so that the station is made safe."""
         if failed:
-            self._control.close()
+            self._hang_up()
         else:
             self.end()
         try:
-            self._process.wait(_ANSWER)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self._process.wait(_SAFE)
+        except subprocess.TimeoutExpired:  # never killed: it may still be making something safe
+            _log.error("the broker (process %d) does not end; see that needles are up and outputs off", self.pid)
         self._errors.close()
 
     def __enter__(self) -> Self:
@@ -183,7 +233,7 @@ class Broker(BrokerClient):
     ) -> None:
         self.close(failed=error is not None)
 
-    def _started(self, settings: dict[str, Any]) -> dict[str, Any]:
+    def _started(self, settings: dict[str, Any], timeout: float) -> dict[str, Any]:
         process = self._process
         assert process.stdin is not None and process.stdout is not None
         with contextlib.suppress(OSError):
@@ -193,7 +243,7 @@ class Broker(BrokerClient):
         output = process.stdout
         reader = threading.Thread(target=lambda: lines.append(output.readline()), daemon=True)
         reader.start()
-        reader.join(_READY)  # a thread, for Windows cannot wait on pipes
+        reader.join(timeout)  # a thread, for Windows cannot wait on pipes
         if not lines or not lines[0]:
             process.kill()
             process.wait()
@@ -208,28 +258,44 @@ class Broker(BrokerClient):
 
 
 class BrokeredTransport:
-    """An instrument's connection that the broker holds; fills `instruments.wire.HeldTransport`."""
+    """An instrument's connection that the broker holds; fills `instruments.wire.HeldTransport`.
+
+    A request that is interrupted (Ctrl-C) loses its channel to the broker, with whatever may still arrive on it. The
+    next request makes a new one, and the broker gives up the old request before it serves that.
+    """
 
     def __init__(self, broker: BrokerClient, link: Link, leads_to: dict[str, Any]) -> None:
-        self._broker, self._link, self._leads_to = broker, link, leads_to
+        self._broker, self._leads_to = broker, leads_to
+        self._link: Link | None = link
         self._number = link.number
-        self._off: OffRecipe | None = None
+        self._opening = 0
+        self._given_up: str | None = None
         self._busy = threading.Lock()
-        self._owed = 0  # answers that have not come
+        self.off: OffRecipe | None = None
+
+    @property
+    def name(self) -> str:
+        """Where it leads."""
+        return str(self._leads_to["address"])
 
     def open(self) -> None:
         """See `Transport.open`."""
-        self._ask(Operation.OPEN)
+        self._opening += 1
+        self._given_up = None
+        self._ask(Operation.OPEN, OPENING.pack(self._opening), _OPENED)
 
     def close(self) -> None:
-        """Close the connection; if another thread waits for an answer on it, have that given up instead."""
-        if self._busy.acquire(blocking=False):
+        """Close the connection; another thread that waits on it must have been told to give up (`abandon`)."""
+        if self._busy.acquire(timeout=_LET_GO):
             self._busy.release()
             self._ask(Operation.CLOSE)
 
     def send(self, data: bytes) -> None:
         """Send bytes; what goes wrong is said by the next `receive`."""
-        self._link.send(Operation.SEND, data)
+        with self._busy:
+            self._check_wanted()
+            with self._linked() as link:
+                link.send(Operation.SEND, data)
 
     def receive(self, terminator: bytes, timeout: float) -> bytes:
         """See `Transport.receive`."""
@@ -241,47 +307,55 @@ class BrokeredTransport:
 
     def interrupt(self, data: bytes) -> None:
         """See `Transport.interrupt`."""
-        self._broker.ask(Operation.INTERRUPT, self._number.to_bytes(2, "little") + data)
+        self._broker.ask(Operation.INTERRUPT, OUT_OF_TURN.pack(self._number) + data)
 
-    def abandon(self, reason: str) -> None:
+    def abandon(self, reason: str | None) -> None:
         """See `Transport.abandon`; a broker that is gone holds nobody up."""
-        if self._busy.locked():
+        opening, self._given_up = self._opening, reason
+        if reason is not None and self._busy.locked():
             with contextlib.suppress(InstrumentError):
-                self._broker.ask(Operation.ABANDON, self._number.to_bytes(2, "little") + reason.encode())
+                self._broker.ask(Operation.ABANDON, GIVEN_UP.pack(self._number, opening) + reason.encode())
 
     def register(self, off: OffRecipe) -> None:
         """See `instruments.wire.HeldTransport.register`."""
-        self._off = off
+        self.off = off
         self._ask(Operation.REGISTER, json.dumps(off.to_tree()).encode())
-
-    def direct(self) -> Device | None:
-        """The same instrument over a connection of this process, freshly to be opened; None without a recipe."""
-        if self._off is None:
-            return None
-        return Device(self._leads_to["address"], transport_of(**self._leads_to), self._off)
 
     def keep_alive(self, message: KeepAlive | None) -> None:
         """See `instruments.wire.HeldTransport.keep_alive`."""
-        tree = (
-            None if message is None else {k: v.hex() if isinstance(v, bytes) else v for k, v in asdict(message).items()}
-        )
-        self._ask(Operation.KEEP_ALIVE, json.dumps(tree).encode())
+        self._ask(Operation.KEEP_ALIVE, json.dumps(None if message is None else message.to_tree()).encode())
+
+    def direct(self) -> Device | None:
+        """The same instrument over a connection of this process, freshly to be opened; None without a recipe."""
+        if self.off is None:
+            return None
+        return Device(self.name, transport_of(**self._leads_to), self.off)
 
     def _ask(self, operation: Operation, body: bytes = b"", timeout: float = 0.0) -> bytes:
         with self._busy:
-            self._settle()
-            self._owed += 1
-            self._link.send(operation, body)
-            answered = self._link.next(timeout + _ANSWER)
-            self._owed -= 1
+            if operation in (Operation.QUERY, Operation.RECEIVE):
+                self._check_wanted()
+            with self._linked() as link:
+                link.send(operation, body)
+                answered = link.next(timeout + _ANSWER)
         return _opened(*answered)
 
-    def _settle(self) -> None:
-        """Drop the answers to what was interrupted (Ctrl-C) before they came."""
-        while self._owed:
-            self._broker.ask(Operation.ABANDON, self._number.to_bytes(2, "little") + b"interrupted")
-            self._link.next(_ANSWER)
-            self._owed -= 1
+    @contextlib.contextmanager
+    def _linked(self) -> Iterator[Link]:
+        """The channel; one that is not handed back in order is not used again."""
+        link, self._link = self._link, None
+        if link is None:
+            link = self._broker.rejoin(self._number)
+        try:
+            yield link
+        except BaseException:
+            link.close()
+            raise
+        self._link = link
+
+    def _check_wanted(self) -> None:
+        if self._given_up is not None:
+            raise ConnectionError(self._given_up)
 
 
 def station_lock(station: Path) -> Path:
@@ -298,22 +372,22 @@ class Link:
             self._channel = Channel(socket.create_connection(("127.0.0.1", port), timeout=5.0))
         except OSError as error:
             raise _gone(error) from error
-        self.send(0, json.dumps(hello).encode())
-        self.number = int(self.answer(_ANSWER) or 0)
+        try:
+            self.send(0, json.dumps(hello).encode())
+            status, answer = self.next(_ANSWER)
+            if status == Status.OTHER:
+                raise BrokerError(f"the broker refuses: {answer.decode('utf-8', 'replace')}")
+            self.number = int(_opened(status, answer) or 0)
+        except BaseException:
+            self.close()
+            raise
 
     def send(self, code: int, body: bytes = b"") -> None:
-        """Send one message; one that was interrupted half way ends the connection."""
+        """Send one message."""
         try:
             self._channel.send(code, body)
         except OSError as error:
             raise _gone(error) from error
-        except BaseException:
-            self._channel.close()
-            raise
-
-    def answer(self, timeout: float) -> bytes:
-        """The body of the next answer; what went wrong in the broker is raised here."""
-        return _opened(*self.next(timeout))
 
     def next(self, timeout: float) -> tuple[int, bytes]:
         """Status and body of the next answer."""
@@ -354,7 +428,7 @@ def _spawn(errors: Any) -> subprocess.Popen[bytes]:
     path = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
     detached = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | getattr(subprocess, "DETACHED_PROCESS", 0)
     return subprocess.Popen(
-        [sys.executable, "-m", "instruments.broker"],
+        [sys.executable, "-P", "-m", "instruments.broker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=errors,

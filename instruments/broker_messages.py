@@ -18,6 +18,8 @@ LARGEST_HELLO = 1 << 16
 SLICE = 0.1
 """Seconds of one wait; on Windows Ctrl-C does not get through a longer one."""
 
+_PIECE = 1 << 16  # bytes; a larger piece would be given fresh memory every time, which takes longer than all the rest
+
 HEAD = struct.Struct("<IB")
 WAIT = struct.Struct("<dB")
 """Head of the body of RECEIVE and QUERY: timeout (s), length of the terminator that follows."""
@@ -102,7 +104,7 @@ class Channel:
                     return code, body
             if timeout is not None:
                 self._wait(timeout)
-            data = self._connection.recv(1 << 18)
+            data = self._connection.recv(_PIECE)
             if not data:
                 raise ConnectionError("the other side has closed the connection")
             buffer += data
@@ -110,9 +112,12 @@ class Channel:
     def _wait(self, timeout: float) -> None:
         """Until something has come; the socket itself blocks, so that messages go out in one piece."""
         deadline = time.monotonic() + timeout
-        while not select.select([self._connection], [], [], min(SLICE, timeout))[0]:
-            if time.monotonic() >= deadline:
-                raise TimeoutError(f"no message in {timeout:g} s")
+        try:
+            while not select.select([self._connection], [], [], min(SLICE, timeout))[0]:
+                if time.monotonic() >= deadline:
+                    raise TimeoutError(f"no message in {timeout:g} s")
+        except ValueError as error:
+            raise ConnectionError("the connection is closed") from error
 
     def close(self) -> None:
         """Close the connection, from any thread; whoever waits on it learns of that."""

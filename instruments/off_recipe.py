@@ -18,6 +18,12 @@ from typing import Any, Protocol
 DISCHARGE = 2e-3
 """Seconds between grounding the lines and lifting the needles (assumed: many times R C of probe, cable and line)."""
 
+_AGAIN = 0.3
+"""Seconds before an instrument that cannot be reached is tried again."""
+
+_ANOTHER = 1.0
+"""Seconds in which the right answer must follow a wrong one."""
+
 _MARGIN = 0.5  # s; beyond the limit of a stage
 
 
@@ -112,6 +118,19 @@ class KeepAlive:
     terminator: bytes
     period: float
 
+    def to_tree(self) -> dict[str, Any]:
+        """As JSON values."""
+        names = ("send", "reply", "terminator")
+        return {**{name: getattr(self, name).hex() for name in names}, "period": self.period}
+
+    @classmethod
+    def from_tree(cls, tree: Mapping[str, Any] | None) -> KeepAlive | None:
+        """Inverse of `to_tree`; None for None."""
+        if tree is None:
+            return None
+        sent, reply, terminator = (bytes.fromhex(tree[name]) for name in ("send", "reply", "terminator"))
+        return cls(sent, reply, terminator, float(tree["period"]))
+
 
 class Reached(Protocol):
     """What making safe needs of a transport (`instruments.transports`)."""
@@ -177,20 +196,25 @@ def _run_at_once(due: list[tuple[int, Device]], outcomes: dict[int, Outcome]) ->
 
 
 def _run(device: Device) -> Outcome:
-    """One recipe: over the connection there is, and if that does not answer, over a new one."""
+    """One recipe: over the connection there is, and if that does not answer, over new ones until its time is over."""
     began = time.monotonic()
     half, end = began + device.recipe.limit / 2, began + device.recipe.limit
     fault = _attempt(device, device.recipe.steps, half, 0 if device.recipe.numbered else device.outstanding)
-    if fault:
-        try:
-            device.transport.open()
-        except Exception as error:
-            again = f"cannot be opened again ({error})"
-        else:
-            _attempt(device, device.recipe.opening, (time.monotonic() + end) / 2, 0)
-            again = _attempt(device, device.recipe.steps, end, 0)
-        fault = again and f"{fault}; {again}"
-    return Outcome(device.name, fault, time.monotonic() - began)
+    again = _anew(device, end) if fault else ""
+    while again and time.monotonic() < end - _AGAIN:  # what refuses a connection now may take it in a second
+        time.sleep(_AGAIN)
+        again = _anew(device, end)
+    return Outcome(device.name, again and f"{fault}; {again}", time.monotonic() - began)
+
+
+def _anew(device: Device, end: float) -> str:
+    """The recipe over a new connection; returns the first thing that went wrong."""
+    try:
+        device.transport.open()
+    except Exception as error:
+        return f"cannot be opened again ({error})"
+    _attempt(device, device.recipe.opening, (time.monotonic() + end) / 2, 0)
+    return _attempt(device, device.recipe.steps, end, 0)
 
 
 def _attempt(device: Device, steps: tuple[OffStep, ...], deadline: float, outstanding: int) -> str:
@@ -210,22 +234,29 @@ def _attempt(device: Device, steps: tuple[OffStep, ...], deadline: float, outsta
 
 def _await(device: Device, reply: bytes, deadline: float, outstanding: int) -> None:
     """Wait for the answer to what was just sent; raises what keeps it from coming."""
-    matched = False
+    matched, other = False, b""
     while True:
         try:
             message = device.transport.receive(device.recipe.terminator, max(0.01, deadline - time.monotonic()))
-        except TimeoutError:
+        except TimeoutError as error:
             if matched:  # what came was no late answer after all
                 return
+            if other:
+                raise ValueError(f"answers {other[:80]!r}, which is not what makes it safe") from error
             raise
-        matched = re.fullmatch(reply, message, re.DOTALL) is not None
-        if matched and outstanding == 0:
+        matches = re.fullmatch(reply, message, re.DOTALL) is not None
+        if matches and outstanding == 0:
             return
+        if not matches and outstanding == 0:
+            other, deadline = message, min(deadline, time.monotonic() + _ANOTHER)
+        if outstanding == 0 and not matched and not device.recipe.numbered:
+            raise ValueError(f"it answered {message[:80]!r}")
+        matched = matched or matches
         outstanding = max(0, outstanding - 1)
 
 
 def _step_tree(step: OffStep) -> dict[str, Any]:
-    return {"send": step.send.hex(), "reply": step.reply and step.reply.hex(), "pause": step.pause}
+    return {"send": step.send.hex(), "reply": None if step.reply is None else step.reply.hex(), "pause": step.pause}
 
 
 def _step_of(tree: Mapping[str, Any]) -> OffStep:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from instruments.traffic import Entry, Kind, read_traffic
 
@@ -50,6 +50,7 @@ class RecordedTransport:
 
     def __init__(self, name: str, entries: list[Entry]) -> None:
         self._name, self._entries, self._at = name, entries, 0
+        self._deviation = ""  # the first one: what comes after it means nothing
 
     def open(self) -> None:
         """What opening led to then."""
@@ -64,7 +65,7 @@ class RecordedTransport:
         """See that the same was sent then."""
         entry = self._next(Kind.SEND, f"{len(data)} bytes are sent")
         if entry.payload != data:
-            raise DeviationError(f"{self._where()}: {_difference(entry.payload, data)}")
+            self._deviate(_difference(entry.payload, data), self._at - 1)
 
     def interrupt(self, data: bytes) -> None:
         """What is sent out of turn is not compared: it depends on the moment."""
@@ -82,21 +83,25 @@ class RecordedTransport:
         self.send(data)
         return self.receive(terminator, timeout)
 
-    def abandon(self, reason: str) -> None:
+    def abandon(self, reason: str | None) -> None:
         """Nobody waits for long."""
 
     def _next(self, wanted: Kind, doing: str, other: Kind | None = None) -> Entry:
+        if self._deviation:
+            raise DeviationError(self._deviation)
         if self._at >= len(self._entries):
-            raise DeviationError(f"{self._where()}: {doing}, but the recording of this session ends here")
+            self._deviate(f"{doing}, but the recording of this session ends here", self._at)
         entry = self._entries[self._at]
         if entry.kind not in (wanted, other):
             was = entry.kind.name.lower().replace("_", " ")
-            raise DeviationError(f"{self._where()}: {doing}, but recorded is: {was} {entry.payload[:_SHOWN].hex(' ')}")
+            shown = entry.payload[:_SHOWN]
+            self._deviate(f"{doing}, but recorded is: {was} {shown.hex(' ')}  {_text(shown)}", self._at)
         self._at += 1
         return entry
 
-    def _where(self) -> str:
-        return f"{self._name}, entry {self._at} of {len(self._entries)}"
+    def _deviate(self, how: str, at: int) -> NoReturn:
+        self._deviation = f"{self._name}, entry {at} of {len(self._entries)}: {how}"
+        raise DeviationError(self._deviation)
 
 
 def _difference(recorded: bytes, sent: bytes) -> str:

@@ -3,21 +3,45 @@
 from __future__ import annotations
 
 import re
-from typing import Unpack
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar, Unpack
 
 from qcodes.instrument import Instrument, InstrumentBaseKWArgs
 
 from instruments.off_recipe import OffRecipe, OffStep, Stage
 from instruments.quantities import Metres, Seconds
 from instruments.roles import DieSite, InterlockError, LimitError, LinkError, ProberError, ZState
-from instruments.sentio_reply import END_OF_ROUTE, NO_HANDLER, NOT_SUPPORTED, OK, UNKNOWN_COMMAND, Reply, parse, refusal
+from instruments.sentio_reply import (
+    END_OF_ROUTE,
+    NO_HANDLER,
+    NOT_ALLOWED,
+    NOT_SUPPORTED,
+    OK,
+    UNKNOWN_COMMAND,
+    Reply,
+    parse,
+    refusal,
+)
 from instruments.wire import open_visa
+
+T = TypeVar("T")
 
 STOP_PATIENCE = 0.2
 """Seconds that `stop` waits for another thread's exchange before it is sent out of turn."""
 
 OFF_LIMIT = 15.0
 """Seconds allowed for lowering the chuck when the program that moved it is gone; a movement may have to end first."""
+
+PAUSES = (0.1, 0.3, 1.0)
+"""Seconds before a question that was not answered is asked again, over a new connection."""
+
+BUSY_PAUSES = (0.1, 0.3, 1.0, 2.0)
+"""Seconds before a command that is not allowed now is given again; nothing was done."""
+
+REST_LOOKS = 50
+"""How often the chuck's height is asked at most, every 0.1 s, until it no longer changes."""
 
 _GONE = (NO_HANDLER, UNKNOWN_COMMAND)  # 25.2 and later announce that the older names of stage commands will be removed
 
@@ -26,9 +50,10 @@ class Sentio(Instrument):
     """An MPI probe station run by SENTIO; fills the role `Prober`.
 
     Connecting selects the native command set and asks the version; nothing moves. After a time-out the connection is
-    closed and opened again before the next command, so that no late reply is read; questions are then asked once
-    more, movements never. The prober steps only from separation, and every step is compared with the die index that
-    the prober reports afterwards.
+    closed and opened again before the next command, so that no late reply is read; questions are then asked again. If
+    a movement to a named place is not answered, the prober is asked where it is: if it is there, all is well; if not,
+    the movement is commanded once more. Relative movements (`first_die`, `next_die`) are never repeated. The prober
+    steps only from separation, and every step is compared with the die index that the prober reports afterwards.
 
     Parameters
     ----------
@@ -73,12 +98,14 @@ class Sentio(Instrument):
         super().__init__(name, **kwargs)
         self._move_timeout = move_timeout
         self._z_tolerance = z_tolerance
-        self._overtravel_max, self._overtravel = overtravel_max, False
+        self._overtravel_max = overtravel_max
+        self._overtravel: bool | None = None  # whether it is enabled; None: not known, an earlier program may have
+        self._stopped = threading.Event()
         self._temperature_max, self._doors_told = temperature_max, True
         self._last_die = False
         self._session = open_visa(address, timeout=timeout, backend=backend)
         try:
-            self._version = self._introduce()
+            self._version = self._introduce_patiently()
             self._session.register(self._off_recipe())
         except BaseException:
             self._session.close()
@@ -146,7 +173,7 @@ class Sentio(Instrument):
             The needles are not separated, or the prober ended up on another die.
         """
         self._require_separated()
-        self._step(f"map:step_die {site.column},{site.row},0")
+        self._go_to(f"map:step_die {site.column},{site.row},0", lambda: self._index()[1] == site, self._noted)
         return self._arrived(site)
 
     def where(self) -> DieSite | None:
@@ -178,10 +205,9 @@ class Sentio(Instrument):
                 "overtravel_max in the station file says how much these needles may take"
             )
         if overtravel > 0:
-            self._move(f"set_chuck_overtravel_gap {1e6 * overtravel:.2f}")
-        if (overtravel > 0) != self._overtravel:
-            self._move(f"enable_chuck_overtravel {overtravel > 0}")
-            self._overtravel = overtravel > 0
+            self._inquire(f"set_chuck_overtravel_gap {1e6 * overtravel:.2f}")
+        if (overtravel > 0) is not self._overtravel:
+            self._enable_overtravel(overtravel > 0)
         self._move_to_height("move_chuck_contact", "chuck:move_z Contact,0", ZState.CONTACT)
 
     def separate(self) -> None:
@@ -206,6 +232,15 @@ class Sentio(Instrument):
             return ZState.CONTACT
         return ZState.SEPARATED if height <= contact - gap + tolerance else ZState.UNKNOWN
 
+    def _enable_overtravel(self, enabled: bool) -> None:
+        self._overtravel = None
+        try:
+            self._inquire(f"enable_chuck_overtravel {enabled}")
+        except ProberError as error:
+            if enabled or error.code not in (*_GONE, NOT_SUPPORTED):
+                raise  # a prober that does not know overtravel has none to switch off
+        self._overtravel = enabled
+
     def chuck_temperature(self) -> float:
         """Chuck temperature in degrees Celsius."""
         return self._inquire("status:get_chuck_temp", 1)[0]
@@ -222,7 +257,7 @@ class Sentio(Instrument):
         if not temperature <= self._temperature_max:
             raise InterlockError(
                 f"the chuck of {self.name} is at {temperature:.1f} °C, above {self._temperature_max:g} °C "
-                "(temperature_max in the station file). Let it cool down, find out why, then go on."
+                "(temperature_max in the station file). Find out why and let it cool down, then go on."
             )
         if self._doors_told and not self._doors_closed():
             raise InterlockError(f"a door of {self.name} is open. Close it, then go on.")
@@ -230,7 +265,7 @@ class Sentio(Instrument):
     def _doors_closed(self) -> bool:
         """Whether the prober says that its doors are closed; a prober without that question has no doors."""
         try:
-            reply = self._command("get_door_status prober", None)
+            reply = self._ask("get_door_status prober", lambda reply: reply)
         except ProberError as error:
             if error.code not in (*_GONE, NOT_SUPPORTED):
                 raise
@@ -247,6 +282,7 @@ class Sentio(Instrument):
             The prober did not hear it: its emergency stop must be pressed by hand.
         """
         command = "stop_chuck_xyz"
+        self._stopped.set()  # a thread that waits for a movement does not command it again
         try:
             if self._session.lock.acquire(timeout=STOP_PATIENCE):
                 try:
@@ -300,23 +336,24 @@ class Sentio(Instrument):
     def _not_stepped(self, planned: str, found: DieSite) -> ProberError:
         return ProberError(
             f"{self.name} was sent to {planned} and reports success, but its die index says {found}. It may have "
-            "lifted without stepping: nothing is safe to touch. Look at the wafer map on the prober (route, home die, "
-            "selected dies), step by hand, then start again.",
+            "lifted without stepping, or stepped too far: nothing was touched. Look at the wafer map on the prober "
+            "(route, home die, selected dies) and step by hand until both agree, then go on.",
             0,
         )
 
     def _move_to_height(self, command: str, newer: str, wanted: ZState) -> None:
         try:
-            self._move(command)
+            self._go_to(command, lambda: self.z_state() is wanted)
         except ProberError as error:
             if error.code not in _GONE:
                 raise
-            self._move(newer)
+            self._go_to(newer, lambda: self.z_state() is wanted)
         state = self.z_state()
         if state is not wanted:
             raise ProberError(
-                f"{self.name} reports success for {command!r}, but the chuck's height says {state.value}. "
-                "Compare the taught contact and separation heights with the chuck's position on the prober.",
+                f"{self.name} reports success for {command!r}, but the chuck's height says {state.value}. See where "
+                "the chuck really is, and compare the taught contact and separation heights with its position on the "
+                "prober, then go on.",
                 0,
             )
 
@@ -338,12 +375,15 @@ class Sentio(Instrument):
     # -- the wire ----------------------------------------------------------------------------------------------------
 
     def _off_recipe(self) -> OffRecipe:
-        """Lower the chuck; the answer to every command begins with an error number that is 0 but for its flags."""
+        """Lower the chuck and see that it is down; every answer begins with an error number, 0 but for its flags."""
         newer = tuple(int(part) for part in self._version.split(".")[:2]) >= (25, 2)
         separate = b"chuck:move_z Separation,0\n" if newer else b"move_chuck_separation\n"
+        height = b"chuck:get_z Separation\n" if newer else b"get_chuck_z Separation\n"
+        done = rb"(0|1024|2048|3072),\d+,"
         return OffRecipe(
             Stage.PROBER,
-            (OffStep(separate, rb"(0|1024|2048|3072),.*"),),
+            # above separation by less than a micrometre, or below it: success alone may be said of a chuck that is up
+            (OffStep(separate, done + rb".*"), OffStep(height, done + rb"\s*(-\d+(\.\d+)?|0(\.\d+)?)(,.*)?")),
             terminator=b"\n",
             opening=(OffStep(b"*RCS 1\n"),),
             limit=OFF_LIMIT,
@@ -360,27 +400,86 @@ class Sentio(Instrument):
             )
         return found.group(1)
 
-    def _inquire(self, command: str, least: int = 0) -> list[float]:
-        """Leading numbers of the answer, at least so many, to what may be asked twice.
-
-        A question whose answer is lost or unreadable is asked once more, over a new connection.
-        """
+    def _introduce_patiently(self) -> str:
+        """`_introduce`; once more over a new connection if that is not answered."""
         try:
-            return self._numbers(self._command(command, None), least)
+            return self._introduce()
         except LinkError as error:
-            self.log.warning("asking %r again: %s", command, error)
-            return self._numbers(self._command(command, None), least)
+            self.log.warning("asking for the version again: %s", error)
+            self._session.reopen()
+            return self._introduce()
+
+    def _inquire(self, command: str, least: int = 0) -> list[float]:
+        """Leading numbers of the answer, at least so many, to what may be asked again."""
+        return self._ask(command, lambda reply: self._numbers(reply, least))
+
+    def _ask(self, command: str, read: Callable[[Reply], T]) -> T:
+        """What `read` makes of the answer; asked again, over a new connection, if that is lost or unreadable."""
+        for pause in PAUSES:
+            try:
+                return read(self._command(command, None))
+            except LinkError as error:
+                self.log.warning("asking %r again in %g s: %s", command, pause, error)
+            time.sleep(pause)
+        try:
+            return read(self._command(command, None))
+        except LinkError as error:
+            raise LinkError(
+                f"{self.name} does not answer, asked {command!r} {len(PAUSES) + 1} times ({error}). See that the "
+                "prober's software runs, that its cable is in and that no other program is connected, then go on."
+            ) from error
+
+    def _go_to(
+        self, command: str, arrived: Callable[[], bool], noted: Callable[[Reply], object] = lambda reply: None
+    ) -> None:
+        """Command a movement to a named place; if its answer is lost, see whether the prober is there."""
+        self._stopped.clear()
+        for last in (False, True):
+            try:
+                noted(self._move(command))
+                return
+            except LinkError as error:
+                if self._stopped.is_set():
+                    raise
+                self.log.warning("%r was not answered; asking where the prober is: %s", command, error)
+                self._come_to_rest()
+                if arrived():
+                    return
+                if last:
+                    raise LinkError(
+                        f"{self.name} did not answer {command!r} and is not where that leads ({error}). See on the "
+                        "prober what it is doing and where the chuck is, then go on."
+                    ) from error
+            if self._stopped.is_set():
+                raise LinkError(f"{self.name}: {command!r} was stopped.")
+
+    def _come_to_rest(self) -> None:
+        """Wait until the chuck's height no longer changes."""
+        before = self._height()
+        for _ in range(REST_LOOKS):
+            time.sleep(0.1)
+            height = self._height()
+            if abs(height - before) <= self._z_tolerance:
+                return
+            before = height
+        raise ProberError(f"the chuck of {self.name} does not come to rest. Stop it by hand and see why.", 0)
 
     def _move(self, command: str, accepted: tuple[int, ...] = (OK,)) -> Reply:
         """Command a movement, once."""
         return self._command(command, self._move_timeout, accepted)
 
     def _command(self, command: str, timeout: float | None, accepted: tuple[int, ...] = (OK,)) -> Reply:
-        with self._session.lock:
-            if not self._session.usable:
-                self._session.reopen()
-                self._introduce()
-            reply = self._exchange(command, timeout)
+        """One command and its reply; what is not allowed now is tried again for a while."""
+        for pause in (*BUSY_PAUSES, None):
+            with self._session.lock:
+                if not self._session.usable:
+                    self._session.reopen()
+                    self._introduce()
+                reply = self._exchange(command, timeout)
+            if reply.error != NOT_ALLOWED or pause is None:
+                break
+            self.log.warning("%r is not allowed now (%s); again in %g s", command, reply.text, pause)
+            time.sleep(pause)
         if reply.error not in accepted:
             raise refusal(command, reply)
         return reply
@@ -403,7 +502,7 @@ class Sentio(Instrument):
                 break
         if len(numbers) < least:
             self._session.condemn("unreadable reply")
-            raise LinkError(f"{self._session.address}: {reply.text!r} does not begin with {least} numbers")
+            raise LinkError(f"{self._session.address}: unreadable reply: {reply.text!r}, not {least} numbers")
         return numbers
 
 

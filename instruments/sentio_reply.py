@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
-from instruments.roles import ProberError
+from instruments.roles import InterlockError, ProberError
 
 OK = 0
 NO_HANDLER = 3
 UNKNOWN_COMMAND = 4
 END_OF_ROUTE = 11
+NOT_ALLOWED = 12
 NOT_SUPPORTED = 13
 
 _LAST_DIE = 1
 
-_DOOR = "A door or cover is open or unlocked: close it, then start again."
+_DOORS = (60, 61, 66, 67, 69)
+_DOOR = "A door or cover is open or unlocked: close it, then go on."
 _ADVICE = {
     1: "Internal error of the prober: see its own screen.",
     2: "The prober could not carry it out: see its own screen (an open door that limits the speed also gives this).",
@@ -25,16 +28,16 @@ _ADVICE = {
     19: "The prober's own time ran out: see on its screen whether it is blocked.",
     23: "The contact height is not set: teach it on the prober (chuck, set contact), then start again.",
     38: "The chuck is not at separation, so the prober refuses to step: separate first.",
-    60: _DOOR,
-    61: _DOOR,
+    **dict.fromkeys(_DOORS, _DOOR),
     62: "The door lock failed: close the doors and see that the lock is enabled.",
     63: "Vacuum fault: see that the wafer lies flat and the vacuum is on.",
-    66: _DOOR,
-    67: _DOOR,
     68: "Vacuum or door lock fault: see the prober's screen.",
-    69: _DOOR,
     120: "The overtravel would leave the axis: reduce the overtravel or teach the contact height again.",
 }
+
+
+class DoorOpenError(ProberError, InterlockError):
+    """The prober does not move because a door or cover is open."""
 
 
 @dataclass(frozen=True)
@@ -72,16 +75,15 @@ def parse(line: str) -> Reply:
     ValueError
         The line is no reply.
     """
-    fields = line.split(",", 2)
-    if len(fields) != 3:
+    found = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*,(.*)", line, re.DOTALL | re.ASCII)
+    if found is None:
         raise ValueError(f"{line!r} is no reply of the form number,id,text")
-    number = int(fields[0])
-    if number < 0:
-        raise ValueError(f"{line!r} has a negative status")
-    return Reply(number & 1023, number >> 10, int(fields[1]), fields[2].strip())
+    number = int(found[1])
+    return Reply(number & 1023, number >> 10, int(found[2]), found[3].strip())
 
 
 def refusal(command: str, reply: Reply) -> ProberError:
     """The error to raise for a reply that refuses a command."""
     advice = _ADVICE.get(reply.error, "Look the code up in the maker's remote command manual.")
-    return ProberError(f"the prober refused {command!r}: {reply.text!r} (code {reply.error}). {advice}", reply.error)
+    kind = DoorOpenError if reply.error in _DOORS else ProberError
+    return kind(f"the prober refused {command!r}: {reply.text!r} (code {reply.error}). {advice}", reply.error)

@@ -125,7 +125,8 @@ class Station(QcodesStation):
             Something could not be made safe or closed; everything else was.
         """
         faults: list[str] = []
-        touched = "prober" in self.components and not self._released
+        released = self._released or (self.broker is not None and bool(self.broker.released()))
+        touched = "prober" in self.components and not released
         if touched and order.attempt("leave", lambda: order.leave(self.parts())):
             faults = order.abort(self.parts())
         for name, component in list(self.components.items()):

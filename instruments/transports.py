@@ -232,7 +232,12 @@ class VisaTransport(Abandonable):
         while _tcp_socket(resource) is not None and not _has_arrived(resource, min(SLICE, self._left(deadline))):
             pass
         resource.timeout = max(1.0, 1e3 * (deadline - time.monotonic()))
-        return bytes(resource.read_raw()).removesuffix(terminator)
+        try:
+            return bytes(resource.read_raw()).removesuffix(terminator)
+        except Exception as error:
+            if "VI_ERROR_TMO" in str(error):
+                raise TimeoutError(str(error)) from error
+            raise
 
     def _live(self) -> MessageBasedResource:
         if self._resource is None:

@@ -153,6 +153,8 @@ class Session:
         Hold it over a request and its reply; taken again by the same thread at will.
     """
 
+    _nobody = _NOBODY
+
     def __init__(self, address: str, transport: Transport, timeout: float) -> None:
         self.address = address
         self.timeout = timeout
@@ -160,6 +162,7 @@ class Session:
         self._transport = transport
         self._fault: str | None = "not opened yet"
         self._answered = False
+        self._final: InstrumentError | None = None  # what opening again will not mend
 
     @property
     def usable(self) -> bool:
@@ -177,12 +180,13 @@ class Session:
             self._answered = False
             try:
                 self._transport.open()
-            except InstrumentError:
+            except InstrumentError as error:
+                self._final = error
                 raise
             except Exception as error:
                 self._fault = f"cannot be opened ({error})"
-                raise LinkError(f"{self.address} {self._fault}. {_NOBODY}") from error
-            self._fault = None
+                raise LinkError(f"{self.address} {self._fault}. {self._nobody}") from error
+            self._fault = self._final = None
 
     def close(self) -> None:
         """Close the connection, from any thread; harmless when it is closed already."""
@@ -215,14 +219,18 @@ class Session:
     @contextmanager
     def _exchanging(self, doing: str) -> Iterator[None]:
         """Run one I/O action; whatever interrupts it, `KeyboardInterrupt` too, ends the session."""
+        if self._final is not None:
+            raise self._final
         if self._fault is not None:
             raise LinkError(f"{self.address} is unusable ({self._fault}) and must be opened again first.")
         try:
             yield
         except BaseException as error:
             self._fault = f"{doing} failed: {str(error) or type(error).__name__}"
-            if isinstance(error, Exception) and not isinstance(error, InstrumentError):
-                hint = _LOST if self._answered else _NOBODY
+            if isinstance(error, InstrumentError):
+                self._final = error
+            elif isinstance(error, Exception):
+                hint = _LOST if self._answered else self._nobody
                 raise LinkError(f"{self.address}: {self._fault}. {hint}") from error
             raise
         if self._fault is not None:  # another thread has interrupted: what came may be the answer to that
@@ -233,6 +241,8 @@ class Session:
         self._transport.abandon(reason)
         try:
             self._transport.interrupt(data)
+        except InstrumentError:
+            raise
         except Exception as error:
             raise LinkError(f"{self.address}: nothing could be sent out of turn: {error}") from error
 
@@ -308,6 +318,8 @@ class PortSession(Session):
 class LibrarySession(Session):
     """Calls to an object of a vendor's Python package, wherever that lives."""
 
+    _nobody = "Is the instrument on, and does no other program use it?"
+
     def call(self, method: str, *arguments: Any, timeout: float | None = None, **named: Any) -> Any:
         """Call a method and return what it returns.
 
@@ -315,13 +327,16 @@ class LibrarySession(Session):
 
         Raises
         ------
+        TypeError
+            An argument is something else.
         InstrumentError
             The method raised; the message is its own.
         LinkError
             It did not return in time.
         """
         patience = self.timeout if timeout is None else timeout
+        packed = pack_call(method, arguments, named)
         with self.lock, self._exchanging(f"calling {method}"):
-            packed = self._transport.query(pack_call(method, arguments, named), b"", patience)
+            result = self._transport.query(packed, b"", patience)
             self._answered = True
-        return unpack_result(packed, f"{self.address}: {method}")
+        return unpack_result(result, f"{self.address}: {method}")

@@ -224,9 +224,9 @@ class LedgeredTester:
                 return None
             if now != actions:
                 raise UnknownOutcomeError(
-                    f"{self.die}: the tester has fired {now} pulse frames, {actions} were expected: it was restarted or "
-                    f"another program uses it. All pulses of batch {batch} count as fired; see that nobody else is "
-                    "connected before going on"
+                    f"{self.die}: the tester has fired {now} pulse frames, expected were {actions}: it was restarted "
+                    f"or another program uses it. All pulses of batch {batch} count as fired; see that nobody else is "
+                    "connected, then go on"
                 )
         try:
             return shot()
@@ -354,13 +354,13 @@ class Bench:
         if self._lease is not None:
             self._lease.rest()
 
-    def abort(self) -> None:
-        """Make everything safe, whatever failed before; nothing is skipped. Storage comes later."""
-        if self._make_safe is None:
-            order.abort(self._parts)
-        else:
-            order.attempt("making the station safe", self._make_safe)
+    def abort(self) -> list[str]:
+        """Make everything safe, whatever failed before; nothing is skipped. Returns what is not safe now."""
         self.die = None
+        if self._make_safe is None:
+            return order.abort(self._parts)
+        fault = order.attempt("making the station safe", self._make_safe)
+        return [fault] if fault else []
 
     def check_contact(self) -> None:
         """See that the die still conducts: what was measured without contact is no result.
@@ -401,19 +401,22 @@ class Bench:
         return float(np.mean(np.abs(currents) > CONDUCTING * self._v_check))
 
     def _settle(self, die: Die) -> None:
-        """Find out what batches did that were cut in the middle, and read their cells, before anything is pulsed."""
+        """Read the cells of batches that were cut in the middle and find out what was fired, before anything is pulsed.
+
+        Reading comes first: a run that dies in here leaves the batch unfired, and the next one looks again.
+        """
+        capabilities = self.array.capabilities()
         for batch in self._record.unfired(die.name):
+            g = np.full((capabilities.kernels, capabilities.rows, capabilities.columns), np.nan)
+            for kernel in set(batch.kernels):
+                g[kernel] = self.array.read(kernel, self._v_check) / self._v_check
+            self.array.keep_readings(batch.id, g)
             fired = self.array.settle(batch)
             known = (
                 "how many of its pulses were fired is unknown, all count" if fired is None else f"{fired} were fired"
             )
             text = f"batch {batch.id} of run {batch.run} was cut in the middle: of {len(batch.kernels)} pulses {known}"
             self._record.event(self._run, "settled", text, die.name, batch=batch.id, fired=fired)
-            capabilities = self.array.capabilities()
-            g = np.full((capabilities.kernels, capabilities.rows, capabilities.columns), np.nan)
-            for kernel in set(batch.kernels):
-                g[kernel] = self.array.read(kernel, self._v_check) / self._v_check
-            self.array.keep_readings(batch.id, g)
 
     def _check_fingerprint(self, die: Die) -> None:
         known = self._record.latest_with(die.name, "fingerprint_g_p")

@@ -349,5 +349,6 @@ def main() -> None:
         ours = type(error).__module__.partition(".")[0] in ROOMS
         if not ours and not isinstance(error, OSError):  # a fault of the program: show where
             raise
-        sys.stderr.write(f"xbar: {error}\n")
+        beside = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
+        sys.stderr.write(f"xbar: {error}{beside}\n")
         raise SystemExit(1) from None

@@ -91,6 +91,8 @@ def resume(
         return
     with Record.open(folder, create=False, write=False) as record:
         run = unfinished(record)
+        if not record.runs():
+            raise ResumeError(f"no run was begun in {folder} yet; begin it with xbar run and --out {folder}")
         if run is None:
             _say(console, f"nothing to resume in {folder}: every protocol there is finished")
             return

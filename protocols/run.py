@@ -18,7 +18,7 @@ import xarray as xr
 
 from analysis.digest import describe
 from analysis.record import COMPUTED, Record, Step
-from instruments.roles import DieSite
+from instruments.roles import DieSite, InstrumentError
 from protocols import identity
 from protocols.bench import Bench, Die, DieFault, NoContactError
 from protocols.carried import Asked, carried, due_retests
@@ -212,16 +212,28 @@ class Run:
         """Leave the die (or abort, when `failed`); then keep the verdict of the die that was being worked on.
 
         `error` is what ended the run, None if it came to its end. After an abort the prober is not told a bin.
+
+        Raises
+        ------
+        InstrumentError
+            Something could not be made safe; the message names it.
         """
+        faults: list[str] = []
         if self._bench is not None:
             if failed:
-                self._bench.abort()
+                faults = self._bench.abort()
             else:
                 self._bench.leave()
-        if error is None and not failed:
-            self._depart(check=False)
-        elif error is not None and not isinstance(error, RunStopped):
-            self._break_off(error)
+        try:
+            if error is None and not failed:
+                self._depart(check=False)
+            elif error is not None and not isinstance(error, RunStopped):
+                self._break_off(error)
+        finally:  # whatever became of the record, this must be said
+            if faults:
+                raise InstrumentError(
+                    f"THE STATION IS NOT SAFE. See to it by hand: outputs off, needles up. {'; '.join(faults)}"
+                )
 
     # which dies
 

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from analysis.record import Record
 from analysis.results import LotResults
+from instruments.roles import InstrumentError
 from protocols.execute import execute
 from protocols.open_station import LEASE
 from protocols.selection import RunSettings
@@ -44,6 +45,9 @@ def run_and_show(
         how = "terminated" if isinstance(end, SystemExit) else "aborted"
         _say_how_to_go_on(console, f"{how}; the record is complete up to the last step", out)
         raise SystemExit(end.code if isinstance(end, SystemExit) else STOPPED) from None
+    except InstrumentError as error:
+        error.add_note(f"when that is put right, xbar resume {out} goes on; every finished step is in the record")
+        raise
     value = outcome.value
     if isinstance(value, LotResults):
         show_lot(console, value, out, json_path)

@@ -13,13 +13,18 @@ from mapping.schedule import WriteSchedule
 from protocols.bench import Bench, Die
 from protocols.reading import read_conductances
 
+#: Share of the wrong cells in one row or column from which that line is named as the likely fault (assumed).
+LINE_SHARE = 0.8
+
 
 def program(bench: Bench, die: Die, *, schedule: WriteSchedule, die_record: DieRecord, averages: int = 2) -> xr.Dataset:
     """Bring the cells of a schedule into their states; returns what each cell was found in and how many pulses it got.
 
     It reads before it pulses, so that a step cut in the middle and begun again never fires at a cell that is right.
     Cells that the die record holds for broken (short, open, stuck, on a dead line) are not pulsed: every pulse would
-    be dose for nothing. Verdict ``pass`` if at least 99.9 % of the other cells are right, else ``fail``.
+    be dose for nothing. A cell that stays wrong is given up after `attempts_max` pulses, so that a channel or relay
+    that is stuck costs no more. Verdict ``pass`` if at least 99.9 % of the other cells are right, else ``fail`` with
+    the reason, which names a line that most of the wrong cells lie on.
 
     Returns
     -------
@@ -66,6 +71,18 @@ def _read(bench: Bench, schedule: WriteSchedule, cells: NDArray[np.bool_]) -> ND
     return read_conductances(bench, schedule.verify.v_read, averages=schedule.verify.averages, kernels=kernels)
 
 
+def _reason(wrong: NDArray[np.bool_], writable: int, pulses: NDArray[np.uint16]) -> str:
+    """Why a write failed, in words; where wrong cells lie on one line of the tester, that line is the likely fault."""
+    count = int(np.count_nonzero(wrong))
+    said = f"{count} of {writable} writable cells are wrong after up to {int(pulses[wrong].max())} pulses each"
+    for name, across in (("row", (0, 2)), ("column", (0, 1))):
+        on_line = np.count_nonzero(wrong, axis=across)
+        if on_line.max() >= max(3, LINE_SHARE * count):
+            where = f"{name} {int(on_line.argmax())} of the kernels"
+            return f"{said}, {int(on_line.max())} of them in {where}: check that {name}'s channel, relay and needles"
+    return said
+
+
 def _outcome(
     schedule: WriteSchedule,
     states: NDArray[np.int8],
@@ -74,10 +91,13 @@ def _outcome(
     broken: NDArray[np.bool_],
 ) -> xr.Dataset:
     right = wanted & (states == schedule.states)
-    writable_wrong = int(np.count_nonzero(wanted & ~right & ~broken))
+    wrong = wanted & ~right & ~broken
+    writable_wrong = int(np.count_nonzero(wrong))
     writable = int(np.count_nonzero(wanted & ~broken))
+    failed = writable_wrong > 1e-3 * writable
     attrs = {
-        "verdict": "pass" if writable_wrong <= 1e-3 * writable else "fail",
+        "verdict": "fail" if failed else "pass",
+        **({"reason": _reason(wrong, writable, pulses)} if failed else {}),
         "cells": int(np.count_nonzero(wanted)),
         "verified": int(np.count_nonzero(right)),
         "gave_up": int(np.count_nonzero(wanted & ~right)),

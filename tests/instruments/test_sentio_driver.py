@@ -166,11 +166,46 @@ class TestFaults:
         assert peer_sentio.count("*RCS") == 2
 
     @pytest.mark.parametrize("garbage", ["what", "0,0", "0,0,x,y,z"])
-    def test_a_garbled_answer_is_asked_again_once(self, sentio, peer_sentio, garbage):
-        peer_sentio.script["map:die:get_current_index"] = [garbage] * 3
-        with pytest.raises(LinkError):
+    def test_a_garbled_answer_is_asked_again_a_few_times(self, sentio, peer_sentio, garbage, monkeypatch):
+        monkeypatch.setattr("instruments.sentio.PAUSES", (0.01, 0.01))
+        peer_sentio.script["map:die:get_current_index"] = [garbage] * 5
+        with pytest.raises(LinkError, match=r"does not answer.*3 times.*no other program"):
             sentio.where()
         assert sentio.where() is None
+
+    def test_what_is_not_allowed_now_is_commanded_again(self, sentio, peer_sentio, monkeypatch):
+        monkeypatch.setattr("instruments.sentio.BUSY_PAUSES", (0.01, 0.01))
+        peer_sentio.script["map:step_next_die"] = ["12,0,not now", "12,0,not now"]
+        sentio.first_die()
+        assert sentio.next_die() == C1
+        peer_sentio.script["move_chuck_contact"] = ["12,0,not now"] * 3
+        with pytest.raises(ProberError, match="busy"):
+            sentio.contact()
+
+    def test_a_movement_without_reply_that_was_made_is_not_commanded_again(self, sentio, peer_sentio):
+        def moves(connection):
+            peer_sentio.go(1)
+            connection.shutdown(2)
+
+        peer_sentio.script["map:step_die"] = [moves]
+        assert sentio.goto_die(C1) == C1
+        assert peer_sentio.count("map:step_die") == 1
+
+    def test_a_movement_that_was_not_heard_is_commanded_once_more(self, sentio, peer_sentio):
+        peer_sentio.script["move_chuck_contact"] = [lambda connection: connection.shutdown(2)]
+        sentio.contact()
+        assert peer_sentio.count("move_chuck_contact") == 2
+        peer_sentio.script["map:step_die"] = [lambda connection: connection.shutdown(2)] * 2
+        sentio.separate()
+        with pytest.raises(LinkError, match=r"is not where that leads.*See on the prober"):
+            sentio.goto_die(C1)
+        assert peer_sentio.count("map:step_die") == 2
+
+    def test_overtravel_that_an_earlier_program_left_on_is_switched_off(self, sentio, peer_sentio):
+        peer_sentio.script["enable_chuck_overtravel"] = ["0,0,OK"]
+        sentio.contact()
+        sentio.contact()
+        assert [line for line in peer_sentio.lines if "overtravel" in line] == ["enable_chuck_overtravel False"]
 
     def test_stop_while_another_thread_waits(self, peer_sentio):
         sentio = Sentio("stopped", peer_sentio.address, timeout=0.4, move_timeout=3)

@@ -1,0 +1,152 @@
+"""Kill -9 of the runner (and of its broker) at random moments and at every boundary of a short lot, then resume.
+
+``python benchmarks/kill_runner.py [--uniform 100] [--boundaries 0] [--chains 10] [--broker 10] [--jobs 2]``; by default
+it takes about half an hour on two cores. A trial fails if anything promised does not hold (tests/flow/kill_trials.py
+says what is looked at); its folder is kept then. Prints what was killed where, and the worst of what was found.
+
+Half of the trials have a station that is served by hand and outlives the runs, half one that each run starts itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "flow"))
+
+from kill_trials import PLACES, Judged, Moment, Reference, trial, undisturbed
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A trial: its number, the kind it is counted as, its station, and when it kills."""
+
+    number: int
+    kind: str
+    place: str
+    moments: list[Moment]
+
+
+def plan(options: argparse.Namespace, references: dict[str, Reference]) -> list[Planned]:
+    """All trials, stations in turns."""
+    rng = np.random.default_rng(options.seed)
+    planned: list[Planned] = []
+
+    def add(kind: str, moments: list[Moment]) -> None:
+        planned.append(Planned(len(planned), kind, list(PLACES)[len(planned) % len(PLACES)], moments))
+
+    def uniform(victim: str = "runner") -> Moment:
+        reference = references[list(PLACES)[len(planned) % len(PLACES)]]
+        end = reference.duration if victim == "runner" else reference.duration - reference.connected
+        return Moment(seconds=float(rng.uniform(0.0, end)), victim=victim)
+
+    for _ in range(options.uniform):
+        add("uniform in time", [uniform()])
+    for boundary in _boundaries(len(references["own"].boundaries), options.boundaries, rng):
+        add("at a boundary", [Moment(boundary)])
+    for _ in range(options.chains):
+        first = Moment(int(rng.integers(20, len(references["own"].boundaries))))
+        add("and the resumed run too", [first, *(Moment(int(at)) for at in rng.integers(1, 60, 2))])
+    for _ in range(options.broker):
+        add("broker", [uniform("broker")])
+    return planned
+
+
+def _boundaries(count: int, wanted: int, rng: np.random.Generator) -> list[int]:
+    """So many different boundaries, all if 0."""
+    if not 0 < wanted < count:
+        return list(range(1, count + 1))
+    return sorted(int(at) for at in rng.choice(count, wanted, replace=False) + 1)
+
+
+def attempt(planned: Planned, home: Path, references: dict[str, Reference]) -> Judged | None:
+    """Do a trial in a folder of its own; None if it failed."""
+    folder = home / f"{planned.number:04d}"
+    folder.mkdir()
+    try:
+        with PLACES[planned.place](folder) as place:
+            judged = trial(place, references[planned.place], planned.moments)
+    except Exception:
+        moments = ", ".join(map(str, planned.moments))
+        print(f"FAILED: {planned.kind}, {planned.place} station, {moments}; see {folder}", flush=True)
+        traceback.print_exc()
+        return None
+    shutil.rmtree(folder)
+    return judged
+
+
+def show(done: list[tuple[Planned, Judged | None]], seconds: float) -> None:
+    """The counts."""
+    print(f"\n{'trials':24} {'station':8} {'done':>5} {'failed':>6} {'kills':>6} {'batches cut':>11}")
+    for kind, place in dict.fromkeys((planned.kind, planned.place) for planned, _ in done):
+        of_kind = [judged for planned, judged in done if (planned.kind, planned.place) == (kind, place)]
+        good = [judged for judged in of_kind if judged is not None]
+        kills = [killed for judged in good for killed in judged.kills]
+        cut = sum(len(killed.unfired) for killed in kills)
+        print(f"{kind:24} {place:8} {len(of_kind):5} {len(of_kind) - len(good):6} {len(kills):6} {cut:11}")
+    good = [judged for _, judged in done if judged is not None]
+    kills = [killed for judged in good for killed in judged.kills]
+    print("\nkilled after (last boundary passed):")
+    for name, count in sorted(Counter(killed.name for killed in kills).items()):
+        print(f"  {name:24} {count:5}")
+    frames, same, alike = (sum(getattr(judged, name) for judged in good) for name in ("frames", "identical", "within_noise"))
+    print(f"\npulse frames, each one intended and none twice: {frames}")
+    print(f"steps identical to the undisturbed run: {same}; within read noise, states the same: {alike}")
+    for victim in ("runner", "broker"):
+        safe = [killed.safe_s for killed in kills if killed.moment.victim == victim and killed.safe_s > 0]
+        if safe:
+            print(f"{victim} killed with needles down {len(safe)} times: safe after {np.median(safe):.3f} s, at most {max(safe):.3f} s")
+    gone = [killed.broker_s for killed in kills]
+    print(f"station free again after at most {max(gone, default=0.0):.1f} s; {seconds / 60:.1f} minutes in all")
+
+
+def references_in(home: Path) -> Iterator[tuple[str, Reference]]:
+    """An undisturbed run at either kind of station."""
+    for name, opened in PLACES.items():
+        folder = home / f"undisturbed-{name}"
+        folder.mkdir()
+        with opened(folder) as place:
+            yield name, undisturbed(place)
+
+
+def main() -> None:
+    """Do all trials; exit status 1 if one failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--uniform", type=int, default=100, help="kills uniform in time")
+    parser.add_argument("--boundaries", type=int, default=0, help="kills at so many boundaries; 0: at each")
+    parser.add_argument("--chains", type=int, default=10, help="trials whose resumed run is killed twice, too")
+    parser.add_argument("--broker", type=int, default=10, help="kills of the broker")
+    parser.add_argument("--jobs", type=int, default=2, help="trials at once")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    began = time.monotonic()
+    home = Path(tempfile.mkdtemp(prefix="kill-runner-"))
+    references = dict(references_in(home))
+    planned = plan(options, references)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        found = pool.map(lambda each: attempt(each, home, references), planned)
+        done = []
+        for each, judged in zip(planned, found, strict=True):
+            done.append((each, judged))
+            if len(done) % 20 == 0:
+                print(f"{len(done)} of {len(planned)} trials, {time.monotonic() - began:.0f} s", flush=True)
+    show(done, time.monotonic() - began)
+    failed = any(judged is None for _, judged in done)
+    if not failed:
+        shutil.rmtree(home)
+    raise SystemExit(failed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,613 @@
+"""What a user may give by mistake, or somebody else by intent: refused in one message with a way on.
+
+Each time: exit status 1 or 2, no traceback, no code run, nothing moved, the record as it was.
+"""
+
+import contextlib
+import io
+import json
+import os
+import pickle
+import re
+import shutil
+import sqlite3
+import struct
+import subprocess
+import sys
+import time
+import zipfile
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import yaml
+from command_line import served, xbar
+from happened import ACTIONS, happened, of_kind
+from safetensors.numpy import save_file
+from short_lot import write_lot
+
+from protocols.open_station import traffic_file
+
+SCRIPT = """
+import os
+
+import xarray as xr
+
+from protocols.characterise import check_contact, measure_states
+from protocols.run import protocol
+
+
+def read(bench, die, *, v_read):
+    return xr.Dataset({"current": (("row", "column"), bench.array.read(0, v_read), {"units": "A"})})
+
+
+@protocol
+def look(run, *, v_read: float = 0.1):
+    for die in run.dies():
+        run.step(check_contact, die)
+        run.step(measure_states, die, averages=1, retries=0)
+        if os.environ.get("BREAK_OFF"):
+            raise OSError("the needle card is on fire")
+        run.step(read, die, v_read=v_read)
+"""
+FIRST = "c0r0"
+#: Words of a message that says what to do next, or what there is.
+WAY_ON = re.compile(
+    r"\b(give|choose|restore|bring|take|use|start|make|there (is|are)|allowed|expected|look|write|connect|known|put|"
+    r"remove|needs|try|save|one of|read from|must be|be a|read with|export|check|has|it has|instead|Try)\b|xbar \w|--\w",
+    re.IGNORECASE,
+)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("bad")
+
+
+@pytest.fixture(scope="module")
+def lot(home):
+    return write_lot(home / "lot.yaml")
+
+
+@pytest.fixture(scope="module")
+def station(home, lot):
+    """A station of two small dies, and its log."""
+    file, log = home / "station.yaml", home / "physical.jsonl"
+    with served(lot, "--seed", 3, "--log", log, "--truth", home / "truth.npz", write=file):
+        yield file, log
+
+
+@pytest.fixture(scope="module")
+def look(home):
+    (home / "mine.py").write_text(SCRIPT, encoding="utf-8")
+    return f"{home / 'mine.py'}:look"
+
+
+@pytest.fixture(scope="module")
+def broken_off(home, station, look):
+    """A run on one die that ended before its last step."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BREAK_OFF", "1")
+        ended = xbar("run", look, "--station", station[0], "--dies", 1, "--out", home / "broken_off")
+    assert ended.status == 1 and "on fire" in ended.said, ended.said
+    return home / "broken_off"
+
+
+@pytest.fixture(scope="module")
+def finished(home, broken_off):
+    """The same run gone on with to its end."""
+    folder = shutil.copytree(broken_off, home / "finished")
+    done = xbar("resume", folder)
+    assert done.status == 0, done.said
+    return folder
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy of the finished run, to be spoiled."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+
+def refused(*command, names):
+    """What a command says that refuses: one message that names what is wrong and a way on."""
+    ended = xbar(*command)
+    said = " ".join(ended.said.split())
+    print(f"{command[0]}: {said}")
+    assert ended.status in (1, 2), said
+    assert "Traceback" not in said
+    for name in names if isinstance(names, tuple) else (names,):
+        assert str(name) in said, said
+    assert WAY_ON.search(said.removeprefix("xbar: ")), f"no way on: {said}"
+    return said
+
+
+def contents(folder):
+    """Everything that a record holds; its bytes, if it cannot be read."""
+    path = folder / "record.sqlite"
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
+            return "\n".join(database.iterdump())
+    except sqlite3.Error:
+        return path.read_bytes()
+
+
+@contextlib.contextmanager
+def unchanged(folder):
+    """The record in the folder is the same afterwards."""
+    before = contents(folder)
+    yield
+    assert contents(folder) == before
+
+
+@contextlib.contextmanager
+def nothing_moves(log):
+    """No die is moved to, touched, read or pulsed meanwhile."""
+    before = len(of_kind(happened(log), *ACTIONS))
+    yield
+    assert of_kind(happened(log), *ACTIONS)[before:] == []
+
+
+# -- folders and records -------------------------------------------------------------------------------------------
+
+#: Every command that takes a folder of a run.
+OF_A_RUN = {
+    "status": ("status", "RUN"),
+    "pause": ("pause", "RUN"),
+    "abort": ("abort", "RUN"),
+    "resume": ("resume", "RUN"),
+    "report": ("report", "RUN"),
+    "replay": ("replay", "RUN"),
+    "export": ("export", "RUN", "--to", "csv"),
+    "score": ("score", "RUN", "TRUTH"),
+    "twin": ("twin", "RUN", "-o", "OUT/lot.yaml"),
+    "map": ("map", "WEIGHTS", "-o", "OUT/net.h5", "--die", "RUN:c0r1"),
+    "plan": ("plan", "LOOK", "--like", "RUN"),
+}
+#: Those, and the ones that write into such a folder.
+OF_A_RECORD = OF_A_RUN | {
+    "run": ("run", "LOOK", "--station", "STATION", "--out", "RUN"),
+    "program": ("program", "SCHEDULE", "--station", "STATION", "--out", "RUN"),
+}
+
+
+@pytest.fixture(scope="module")
+def weights(home):
+    """A small network, and its schedule for a die of the lot."""
+    rng = np.random.default_rng(1)
+    save_file({"fc.weight": rng.choice(np.array([-1, 1], np.float32), (10, 20))}, str(home / "net.safetensors"))
+    geometry = {"rows": 25, "columns": 25, "kernels": 4, "blocks": 1, "block_rows": 50, "block_columns": 50}
+    places = {"kernel_block": [0] * 4, "kernel_row": [0, 0, 25, 25], "kernel_column": [0, 25, 0, 25]}
+    (home / "die.json").write_text(json.dumps(geometry | places), encoding="utf-8")
+    file = home / "net.safetensors"
+    done = xbar("map", file, "-o", home / "net.h5", "--geometry", home / "die.json", "--copies", 1)
+    assert done.status == 0, done.said
+    return file
+
+
+@pytest.fixture
+def given(home, station, look, weights, tmp_path):
+    """Puts files in the place of the capital words of a command."""
+    words = {"LOOK": look, "STATION": station[0], "TRUTH": home / "truth.npz", "WEIGHTS": weights,
+             "SCHEDULE": home / "net.h5", "OUT": tmp_path, "HOME": home}  # fmt: skip
+
+    def fill(command, **more):
+        for word, file in (words | more).items():
+            command = tuple(re.sub(rf"\b{word}\b", str(file), part) for part in command)
+        return command
+
+    return fill
+
+
+@pytest.mark.parametrize("name", OF_A_RUN)
+def test_a_folder_without_a_record(given, tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "empty", tmp_path / "gone"):
+        refused(*given(OF_A_RUN[name], RUN=folder), names=folder)
+    assert not (tmp_path / "gone").exists() and list((tmp_path / "empty").iterdir()) == []
+
+
+def spoilt_database(statement):
+    def spoil(path):
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            database.execute(statement)
+            database.commit()
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    return spoil
+
+
+def cut(share):
+    return lambda path: path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+
+
+UNREADABLE = {
+    "version 1": spoilt_database("PRAGMA user_version=1"),
+    "version 99": spoilt_database("PRAGMA user_version=99"),
+    "empty": cut(0),
+    "cut in the header": lambda path: path.write_bytes(path.read_bytes()[:50]),
+    "cut after the header": lambda path: path.write_bytes(path.read_bytes()[:100]),
+    "cut in the middle": cut(0.5),
+    "cut at the end": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "a text": lambda path: path.write_text("SQLite is a database.\n" * 99, encoding="utf-8"),
+    "another database": lambda path: (path.unlink(), spoilt_database("CREATE TABLE notes (text)")(path)),
+    "garbage pages": lambda path: path.write_bytes(path.read_bytes()[:100] + os.urandom(path.stat().st_size - 100)),
+}
+
+
+@pytest.mark.parametrize("how", UNREADABLE)
+@pytest.mark.parametrize("name", OF_A_RECORD)
+def test_a_file_that_is_no_record_of_this_version(station, given, run, name, how):
+    UNREADABLE[how](run / "record.sqlite")
+    before = (run / "record.sqlite").read_bytes()
+    with nothing_moves(station[1]):
+        said = refused(*given(OF_A_RECORD[name], RUN=run), names=run)
+    assert (run / "record.sqlite").read_bytes() == before
+    if name not in ("pause", "abort"):
+        assert how.split()[-1] in said or "record.sqlite cannot be read" in said
+
+
+#: An edit of a finished record, and the commands that read what was edited.
+EDITS = {
+    "array": "UPDATE arrays SET data=zeroblob(length(data))",
+    "array shape": "UPDATE arrays SET shape='[1]'",
+    "array dtype": "UPDATE arrays SET dtype='object'",
+    "attributes": "UPDATE steps SET attrs=replace(attrs, 'pass', 'fail')",
+    "attributes no JSON": "UPDATE steps SET attrs='{'",
+    "variables": "UPDATE steps SET variables='[]'",
+    "inputs": "UPDATE steps SET inputs='{}', inputs_digest='0'",
+    "die of a step": "UPDATE steps SET die='c0r0' WHERE die='c0r1'",
+    "array missing": "DELETE FROM arrays",
+    "provenance": "UPDATE runs SET provenance='{'",
+}
+READ_RESULTS = ("export", "replay", "twin", "score", "map")
+
+
+@pytest.mark.parametrize("what", EDITS)
+@pytest.mark.parametrize("name", READ_RESULTS)
+def test_an_edited_record(given, run, name, what):
+    spoilt_database(EDITS[what])(run / "record.sqlite")
+    with unchanged(run):
+        refused(*given(OF_A_RUN[name], RUN=run), names="record.sqlite")
+
+
+# -- traffic -------------------------------------------------------------------------------------------------------
+
+
+def flipped(position):
+    def flip(path):
+        content = bytearray(path.read_bytes())
+        content[int(position * (len(content) - 1))] ^= 1
+        path.write_bytes(bytes(content))
+
+    return flip
+
+
+TRAFFIC = {
+    "missing": lambda path: path.unlink(),
+    "cut at the end": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "cut in the middle": cut(0.5),
+    "empty": cut(0),
+    "a flipped byte at the beginning": flipped(0.0),
+    "a flipped byte after the beginning": flipped(0.02),
+    "a flipped byte in the middle": flipped(0.5),
+    "a flipped byte at the end": flipped(1.0),
+    "another version": lambda path: path.write_bytes(b"xbarlab traffic 9\n" + path.read_bytes()[18:]),
+    "a text": lambda path: path.write_text("MEAS?\n" * 99, encoding="utf-8"),
+    "of another run": lambda path: shutil.copy(traffic_file(path.parent.parent, 2), path),
+}
+
+
+@pytest.mark.parametrize("how", TRAFFIC)
+def test_traffic_that_is_not_what_was_recorded(run, how):
+    TRAFFIC[how](traffic_file(run, 1))
+    with unchanged(run):
+        refused("replay", run, "--run", 1, names=("run-0001.traffic",))
+
+
+# -- a record in use -----------------------------------------------------------------------------------------------
+
+HOLDER = """
+import sys
+from analysis.record import Record
+with Record.open(sys.argv[1]) as record:
+    record.begin_run("mine.py:look", {})
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def held(run):
+    """A run that another process does."""
+    command = [sys.executable, "-c", HOLDER, str(run)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield run, process
+        process.stdin.close()
+
+
+def test_a_record_that_another_process_holds(held, given, station, tmp_path):
+    folder, holder = held
+    with nothing_moves(station[1]), unchanged(folder):
+        for name in ("run", "program", "resume"):
+            said = refused(*given(OF_A_RECORD[name], RUN=folder), names=(folder, holder.pid))
+            assert "xbar abort" in said
+        assert "running" in xbar("status", folder).said
+        for name in ("export", "score", "twin"):
+            done = xbar(*given(OF_A_RUN[name], RUN=folder), *(["--run", 2] if name == "export" else []))
+            assert done.status == 0, done.said
+        assert "no die of mtj-mnist" in refused("report", folder, names=folder)
+    for name in ("pause", "abort"):
+        assert xbar(name, folder).status == 0
+
+
+# -- another station, another die ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unfinished(broken_off, station, tmp_path):
+    """A copy of the broken-off run; its station file is as it was afterwards."""
+    text = station[0].read_text(encoding="utf-8")
+    yield shutil.copytree(broken_off, tmp_path / "run")
+    station[0].write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize("change", ["other", "gone", "binary"])
+def test_a_station_file_that_is_not_the_recorded_one(station, unfinished, change):
+    file, log = station
+    if change == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes() + {"other": b"# one more line\n", "binary": b"\xff\xfe"}[change])
+    with nothing_moves(log), unchanged(unfinished):
+        refused("resume", unfinished, names=file)
+
+
+@contextlib.contextmanager
+def in_its_place(file, log, **config):
+    """Another simulated station, under the station file of the recorded one; gives nothing."""
+    from instruments.station import write_station
+    from sim_backends.station_process import spawn_station
+
+    with spawn_station({"log": log, **config}) as process:
+        write_station(file, process.prober, process.board)
+        yield
+
+
+def test_another_board(station, unfinished, lot, tmp_path):
+    log, board = tmp_path / "log", {"identity": "xbarlab,virtual array board,VB0002,1.0"}
+    with in_its_place(station[0], log, lot=str(lot), seed=3, board=board):
+        said = refused("resume", unfinished, "--yes", names=("VB0001", "VB0002", "array"))
+    assert "--out" in said
+    assert of_kind(happened(log), *ACTIONS) == []
+
+
+def assert_only_looked_at(log):
+    """The needles went down once and up again, and fired nothing."""
+    entries = happened(log)
+    assert of_kind(entries, "pulse") == [] and len(of_kind(entries, "contact")) >= 1
+    assert of_kind(entries, "contact", "separation")[-1]["what"] == "separation"
+
+
+def test_another_wafer(station, unfinished, lot, tmp_path):
+    log = tmp_path / "log"
+    with in_its_place(station[0], log, lot=str(lot), seed=4):
+        refused("resume", unfinished, "--yes", names=("c0r1", "Nothing was fired"))
+    assert_only_looked_at(log)
+
+
+def test_a_mirrored_die(station, unfinished, home, finished, tmp_path):
+    """The recorded die as a twin, which is known again; and the twin with its columns the other way round."""
+    assert xbar("twin", finished, "-o", tmp_path / "twin.yaml").status == 0
+    with np.load(tmp_path / "twin.npz", allow_pickle=False) as file:
+        cells = dict(file)
+    log = tmp_path / "log"
+    np.savez(tmp_path / "twin.npz", **cells | {k: cells[k][..., ::-1] for k in ("g_p", "g_ap", "kind", "state")})
+    with in_its_place(station[0], log, lot=str(tmp_path / "twin.yaml")):
+        refused("resume", unfinished, "--yes", names=("c0r1", "Nothing was fired"))
+    assert_only_looked_at(log)
+    np.savez(tmp_path / "twin.npz", **cells)
+    with in_its_place(station[0], tmp_path / "log 2", lot=str(tmp_path / "twin.yaml")):
+        done = xbar("resume", unfinished, "--yes")
+    assert done.status == 0, done.said
+
+
+# -- words of the command line -------------------------------------------------------------------------------------
+
+WORDS = {
+    ("--retest-bin", "7"): "bin 7",
+    ("--retest-bin", "x"): "--retest-bin x",
+    ("--retest", "fail"): "verdict fail",
+    ("--retest", "nonsense"): "--retest nonsense",
+    ("--only", "c9r9"): "--only c9r9",
+    ("--skip", "c9r9"): "--skip c9r9",
+    ("--golden", "c9r9"): "--golden c9r9",
+    ("--only", "c0r1", "--skip", "c0r1"): "no die is left",
+    ("--dies", "0"): "--dies",
+    ("--stop-after", "-1"): "--stop-after",
+    ("--lease", "nonsense"): "--lease",
+    ("--lease", "0 s"): "--lease 0 s",
+    ("--lease", "-3 s"): "--lease -3 s",
+    ("--lease", "5 kg"): "kg",
+    ("--lease", "nan"): "--lease nan",
+    ("--set", "v_read"): "name=value",
+    ("--set", "v_red=1"): "v_red",
+    ("--v-read", "abc"): "v_read",
+    ("--v-read", "100 kg"): "kg",
+    ("--v-read",): "--v-read needs a value",
+    ("--station", "GONE.yaml"): "GONE.yaml",
+    ("--station", "OUT"): "OUT",
+    ("--json", "HOME"): "HOME",
+    ("more",): "'more'",
+}
+
+
+@pytest.mark.parametrize("options", WORDS, ids=" ".join)
+def test_words_that_mean_nothing(station, given, run, options):
+    with nothing_moves(station[1]):
+        command = given(("run", "LOOK", "--station", "STATION", "--out", "RUN", *options), RUN=run)
+        refused(*command, names=given((WORDS[options],)))
+
+
+COMMANDS = {
+    ("run", "nonsense"): "nonsense",
+    ("run", "gone.py:look"): "gone.py",
+    ("run", "HOME/mine.py:look_again"): "look_again",
+    ("run", "HOME/mine.py:read"): "@protocol",
+    ("run", "STATION:look"): "STATION",
+    ("plan", "nonsense"): "nonsense",
+    ("plan", "LOOK", "--station", "GONE"): "GONE",
+    ("export", "RUN", "--to", "unknown"): "unknown",
+    ("export", "RUN", "--to", "csv", "--run", "9"): "9",
+    ("export", "RUN", "--to", "csv", "-o", "HOME/mine.py"): "mine.py",
+    ("export", "RUN", "--to", "csv", "-o", "HOME/mine.py/beside"): "mine.py",
+    ("export", "RUN", "--to", "hdf5", "-o", "HOME/mine.py/beside"): "mine.py",
+    ("export", "RUN", "--to", "qcodes", "-o", "HOME/mine.py/beside"): "mine.py",
+    ("replay", "RUN", "--run", "9"): "9",
+    ("twin", "RUN", "-o", "OUT/twin.txt"): "twin.txt",
+    ("twin", "RUN", "-o", "HOME/mine.py/twin.yaml"): "mine.py",
+    ("score", "RUN", "GONE"): "GONE",
+    ("score", "RUN", "TRUTH", "--json", "HOME/mine.py/x.json"): "mine.py",
+    ("map", "GONE.npz", "-o", "OUT/x.h5"): "GONE.npz",
+    ("map", "WEIGHTS", "-o", "HOME/mine.py/x.h5"): "mine.py",
+    ("map", "WEIGHTS", "-o", "OUT/x.h5", "--geometry", "unknown"): "unknown",
+    ("map", "WEIGHTS", "-o", "OUT/x.h5", "--geometry", "HOME/mine.py"): "mine.py",
+    ("map", "WEIGHTS", "-o", "OUT/x.h5", "--coding", "unknown"): "unknown",
+    ("map", "WEIGHTS", "-o", "OUT/x.h5", "--die", "c0r1"): "FOLDER:DIE",
+    ("map", "WEIGHTS", "-o", "OUT/x.h5", "--die", "RUN:c9r9"): "c9r9",
+    ("map", "WEIGHTS", "-o", "OUT/x.h5", "--die", "RUN:c0r1"): "c0r1",
+    ("map", "WEIGHTS", "-o", "OUT/x.h5", "--copies", "0"): "copies",
+    ("map", "WEIGHTS", "-o", "OUT/x.h5", "--copies", "1", "--copies", "2"): "copies",
+    ("program", "GONE.h5"): "GONE.h5",
+    ("sim", "unknown"): "unknown",
+    ("sim", "HOME"): "HOME",
+    ("sim", "HOME/lot.yaml", "--state", "HOME/mine.py"): "mine.py",
+    ("sim", "HOME/lot.yaml", "--log", "HOME/mine.py/log"): "mine.py",
+    ("sim", "HOME/lot.yaml", "--write", "HOME/mine.py/station.yaml"): "mine.py",
+    ("simulate", "unknown"): "unknown",
+    ("simulate", "mtj-lots", "--lot", "unknown"): "unknown",
+    ("simulate", "mtj-lots", "--out", "HOME/mine.py"): "mine.py",
+    ("resume", "RUN", "--lease", "nonsense"): "--lease",
+    ("resume", "RUN", "--set", "v_read"): "name=value",
+    ("run", "LOOK", "--out", "HOME/mine.py"): "mine.py",
+    ("run", "LOOK", "--lot", "unknown", "--out", "OUT/new"): "unknown",
+}
+
+
+@pytest.fixture
+def no_station_stays(monkeypatch):
+    """`xbar sim` would wait for Ctrl-C if it took what it is to refuse."""
+
+    def wait_for_end(**_):
+        raise AssertionError("the station was served")
+
+    monkeypatch.setattr("sim_backends.station.wait_for_end", wait_for_end)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_commands_that_cannot_be_done(given, finished, no_station_stays, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with unchanged(finished):
+        refused(*given(command, RUN=finished), names=given((COMMANDS[command],), RUN=finished))
+
+
+# -- files made to do harm -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def marker(tmp_path):
+    """A file that appears if anything in a file runs as code."""
+    path = tmp_path / "it ran"
+    yield path
+    assert not path.exists()
+
+
+def bomb(key):
+    """Nine levels of nine references each: a few hundred bytes that are 10^9 values when they are written out."""
+    levels = "".join(f"  - &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]\n" for n in range(1, 10))
+    return f"{key}:\n  - &l0 [x, x, x, x, x, x, x, x, x]\n{levels}"
+
+
+CODE = "!!python/object/apply:os.system ['touch \"{}\"']"
+ENTRY = "instruments:\n  prober: {{type: instruments.sentio.Sentio, address: {}}}\n  array: {{type: {}, address: {}}}\n"
+BOARD = "instruments.board.FramedBoard"
+STATIONS = {
+    "code": f"instruments: {CODE}\n",
+    "code in a setting": f"instruments:\n  array: {{{{type: {BOARD}, address: {CODE}}}}}\n",
+    "new object": "instruments: !!python/object/new:subprocess.Popen [[touch, '{}']]\n",
+    "module": "instruments: !!python/module:antigravity ''\n",
+    "bomb": bomb("instruments"),
+    "bomb beside": bomb("more") + ENTRY.format("x", BOARD, "x"),
+    "bomb in a setting": bomb("more").replace("more", "x-levels")
+    + f"instruments:\n  prober: {{{{type: instruments.sentio.Sentio, address: x}}}}\n"
+    f"  array: {{{{type: {BOARD}, address: x, init: {{{{pulse_limit: *l9}}}}}}}}\n",
+    "bomb for an address": f"instruments:\n  prober: {{{{type: instruments.sentio.Sentio, init: {{{{x: &l0 [x, x]}}}}}}}}\n"
+    f"  array: {{{{type: {BOARD}, address: *l0}}}}\n",
+    "endless": "instruments: &a {{array: *a, prober: *a}}\n",
+    "endless setting": f"instruments:\n  prober: {{{{type: instruments.sentio.Sentio, address: x}}}}\n"
+    f"  array: {{{{type: {BOARD}, address: x, init: &a {{{{pulse_limit: *a}}}}}}}}\n",
+    "deep": "instruments: " + "[" * 5000 + "]" * 5000 + "\n",
+    "empty": "",
+    "a list": "- prober\n- array\n",
+    "a number": "instruments: 7\n",
+    "no array": "instruments: {{}}\n",
+    "unknown section": "instruments: {{}}\nlot: mtj\n",
+    "unknown key": f"instruments:\n  array: {{{{type: {BOARD}, adress: COM4}}}}\n",
+    "unknown setting": ENTRY.format("x", BOARD, "x").replace("address: x}}\n", "address: x, init: {{{{volts: 3}}}}}}}}\n"),
+    "wrong type": ENTRY.format("x", BOARD, "[1, 2]"),
+    "no YAML": "instruments: [\n",
+    "two documents": "a: 1\n---\nb: 2\n",
+    "a function": ENTRY.format("x", "os.system", "x"),
+    "a module that acts": ENTRY.format("x", "antigravity.Board", "x"),
+    "a module that prints": ENTRY.format("x", "this.Board", "x"),
+    "builtins": ENTRY.format("x", "builtins.eval", "x"),
+    "no such module": ENTRY.format("x", "nowhere.Board", "x"),
+    "relative": ENTRY.format("x", "..Board", "x"),
+    "another role": ENTRY.format("x", "instruments.sentio.Sentio", "x"),
+    "a base class": ENTRY.format("x", "qcodes.instrument.Instrument", "x"),
+}
+
+
+@pytest.fixture
+def quick():
+    """Whatever is refused is refused at once."""
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("what", STATIONS)
+def test_a_station_file_made_to_do_harm(look, tmp_path, marker, quick, monkeypatch, what):
+    monkeypatch.delitem(sys.modules, "this", raising=False)
+    monkeypatch.delitem(sys.modules, "antigravity", raising=False)
+    file = tmp_path / "bench.yaml"
+    file.write_text(STATIONS[what].format(marker), encoding="utf-8")
+    refused("run", look, "--station", file, "--out", tmp_path / "run", names=file)
+    refused("plan", look, "--station", file, names=file.name)
+    assert not {"this", "antigravity"} & set(sys.modules)
+
+
+LOTS = {
+    "code": f"name: {CODE}\n",
+    "code in a value": f"devices: {{{{r_p: {CODE}}}}}\n",
+    "bomb": bomb("geometry"),
+    "bomb in a value": bomb("devices") + "geometry: *l9\nname: *l9\nlot: *l9\n",
+    "endless": "geometry: &a [*a]\ndevices: *a\n",
+    "deep": "geometry: " + "[" * 5000 + "]" * 5000 + "\ndevices: 1\n",
+    "a list": "- 1\n",
+    "no YAML": "geometry: [\n",
+    "wrong types": "geometry: 3\ndevices: x\nwafer: [1]\n",
+    "unknown key": "geometri: 3\ngeometry: 3\ndevices: x\n",
+    "keys of all kinds": "1: 2\ngeometry: {{{{1: 2, null: 3}}}}\ndevices: 1\n",
+    "binary": "geometry: \xff\n",
+}
+
+
+@pytest.mark.parametrize("what", LOTS)
+@pytest.mark.parametrize("command", ["sim FILE", "simulate mtj-lots --lot FILE --out OUT/x", "run LOOK --lot FILE --out OUT/x"])
+def test_a_lot_or_simulated_station_made_to_do_harm(given, tmp_path, marker, quick, no_station_stays, what, command):
+    file = tmp_path / "lot.yaml"
+    file.write_text(LOTS[what].format(marker), encoding="latin-1")
+    refused(*given(tuple(command.split()), FILE=file), "--dies", 2, names=file)

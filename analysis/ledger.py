@@ -231,7 +231,7 @@ class Ledger(Steps):
 
     def _damaged_batch(self, batch: int, die: str, what: str) -> RecordError:
         return RecordError(
-            f"pulse batch {batch} on {die} in {self.path}: {what}. "
+            f"pulse batch {batch} on {die} in {self.origin}: {what}. "
             "Restore the file from a backup, or choose another folder with --out"
         )
 

@@ -40,7 +40,10 @@ def lot_results(record: Record, protocol: str = "mtj-mnist") -> LotResults:
     measured = {die: r for die, r in record.results(protocol, MEASURE).items() if r[-1].attrs["verdict"] == "pass"}
     survey = record.results(protocol, SURVEY)
     if not measured or not survey:
-        raise NothingMeasuredError(f"no die of {protocol} was measured in {record.folder}; run it first")
+        raise NothingMeasuredError(
+            f"no die of {protocol} was measured in {record.folder}; run it first. "
+            f"Of other protocols there is no report, but xbar export {record.folder} --to csv"
+        )
     sites = [tuple(int(v) for v in site) for site in survey[""][-1]["sites"].values]
     names = [f"c{column}r{row}" for column, row in sites]
     run = [run for run in record.runs() if run["protocol"] == protocol][-1]

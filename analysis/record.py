@@ -96,6 +96,7 @@ class Record(Runs, Ledger):
         if (folder / "record.sqlite").exists():
             raise RecordError(f"{folder} holds a record already; choose another folder for the copy")
         copy = Record.open(folder)
+        copy.origin = self.path
         try:
             copy._fill_from(self.path, run, began[run])
         except BaseException:
@@ -136,13 +137,18 @@ def send_request(folder: Path | str, what: str) -> None:
     Raises
     ------
     RecordError
-        If no run of the lot is running or paused.
+        If no run of the lot is running or paused, or there is no sound record.
     """
     if what not in REQUESTS:
         raise ValueError(f"{what!r} is none of {', '.join(REQUESTS)}")
     folder = Path(folder)
     if running(folder) is None:
-        raise RecordError(f"no run of {folder} is running or paused, there is nothing to {what}")
+        none = f"no run of {folder} is running or paused, there is nothing to {what}"
+        try:
+            Record.open(folder, create=False, write=False).close()
+        except RecordError as error:
+            raise RecordError(f"{none}: {error}") from error
+        raise RecordError(f"{none}; look with xbar status {folder}")
     path = folder / "record.sqlite"
     try:
         with closing(sqlite3.connect(path, isolation_level=None, timeout=10.0)) as database:

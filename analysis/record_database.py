@@ -62,6 +62,7 @@ class Database:
         self._db, self._lock = connection, lock
         self.folder = folder
         self.path = folder / "record.sqlite"
+        self.origin = self.path  # the record that damage is reported of: a copy is as damaged as what it was made of
 
     def close(self) -> None:
         """Close the database and let go of the lock; what was committed stays."""

@@ -163,6 +163,6 @@ class Steps(Database):
     def _damaged(self, number: int, function: str, die: str, what: str) -> RecordError:
         where = f" on {die}" if die else ""
         return RecordError(
-            f"step {number} ({function}{where}) in {self.path}: {what}. "
+            f"step {number} ({function}{where}) in {self.origin}: {what}. "
             "Restore the file from a backup, or choose another folder with --out"
         )

@@ -6,6 +6,7 @@ The truth never reaches a protocol, driver or training: it is read here, afterwa
 from __future__ import annotations
 
 import json
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,11 @@ from analysis.record import Record
 from mapping.die_record import HARD_DEFECTS, CellClass, DieRecord
 
 BoolArray = NDArray[np.bool_]
+
+#: Arrays of a truth file that are compared (`sim_backends.truth` says what they are).
+_NEEDED = ("die", "site", "kind", "alive", "broken", "state", "line_die", "line_mask", "meta")
+#: What numpy raises on a file that is damaged or no archive, or that claims to be larger than the memory.
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError, zipfile.BadZipFile)
 
 
 class TruthError(ValueError):
@@ -108,10 +114,10 @@ def _newest(record: Record, die: str) -> tuple[xr.Dataset | None, NDArray[np.int
 def _load(path: Path) -> dict[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            truth: dict[str, Any] = {name: file[name] for name in file.files}
+            truth: dict[str, Any] = {name: file[name] for name in _NEEDED}
         truth["meta"] = json.loads(str(truth["meta"]))
         truth["site"] = [tuple(int(v) for v in site) for site in truth["site"]]
-    except (OSError, ValueError, KeyError) as error:
+    except _UNREADABLE as error:
         raise TruthError(f"{path} is not a truth file (xbar sim STATION --truth FILE writes one): {error}") from error
     return truth
 

@@ -79,12 +79,13 @@ def write_twin(folder: Path, output: Path) -> TwinReport:
     Raises
     ------
     TwinError
-        If the record holds no measured die, dies of a geometry that no lot file describes, or `output` is no ``.yaml``.
+        If the record holds no measured die, dies of a geometry that no lot file describes, or `output` is no ``.yaml``
+        or cannot be written.
     RecordError
         If there is no record in `folder`.
     """
     if output.suffix not in (".yaml", ".yml"):
-        raise TwinError(f"{output}: a lot file ends with .yaml; the cells go beside it as .npz")
+        raise TwinError(f"{output}: choose an --output that ends with .yaml; the cells go beside it as .npz")
     with Record.open(folder, create=False, write=False) as record:
         dies = measured_dies(record)
         tree = LotTree()
@@ -101,8 +102,11 @@ def write_twin(folder: Path, output: Path) -> TwinReport:
     twin_files.describe_noise(tree, noise)
     twin_files.describe_lot(tree, dies, folder, output, content)
     measured = output.with_suffix(".npz")
-    twin_files.write_whole(measured, content)
-    twin_files.write_whole(output, tree.text().encode("utf-8"))
+    try:
+        twin_files.write_whole(measured, content)
+        twin_files.write_whole(output, tree.text().encode("utf-8"))
+    except OSError as error:
+        raise TwinError(f"cannot write {output}: {error}; choose another --output") from error
     return TwinReport(
         lot=output,
         measured=measured,

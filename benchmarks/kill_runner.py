@@ -100,13 +100,21 @@ def show(done: list[tuple[Planned, Judged | None]], seconds: float) -> None:
     print("\nkilled after (last boundary passed):")
     for name, count in sorted(Counter(killed.name for killed in kills).items()):
         print(f"  {name:24} {count:5}")
-    frames, same, alike = (sum(getattr(judged, name) for judged in good) for name in ("frames", "identical", "within_noise"))
+    late = sum(killed.status == 0 for killed in kills)
+    aborted = sum(killed.status > 0 for killed in kills if killed.moment.victim == "broker")
+    print(f"too late, the run had ended: {late}; broker gone, the run aborted and said so: {aborted}")
+    frames, same, alike = (
+        sum(getattr(judged, name) for judged in good) for name in ("frames", "identical", "within_noise")
+    )
     print(f"\npulse frames, each one intended and none twice: {frames}")
     print(f"steps identical to the undisturbed run: {same}; within read noise, states the same: {alike}")
     for victim in ("runner", "broker"):
         safe = [killed.safe_s for killed in kills if killed.moment.victim == victim and killed.safe_s > 0]
         if safe:
-            print(f"{victim} killed with needles down {len(safe)} times: safe after {np.median(safe):.3f} s, at most {max(safe):.3f} s")
+            print(
+                f"{victim} killed with needles down {len(safe)} times: "
+                f"safe after {np.median(safe):.3f} s, at most {max(safe):.3f} s"
+            )
     gone = [killed.broker_s for killed in kills]
     print(f"station free again after at most {max(gone, default=0.0):.1f} s; {seconds / 60:.1f} minutes in all")
 

@@ -45,7 +45,7 @@ def timed(kind: str) -> dict[str, float]:
         subprocess.run([sys.executable, __file__, f"--{kind}", *arguments], check=True, stdout=subprocess.DEVNULL)
         said = json.loads(numbers.read_text(encoding="utf-8"))
         size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
-    wall, training = float(said["wall_time_s"]), float(said["training_time_s"])
+    wall, training = float(said["time"]["wall_s"]), float(said["time"]["training_s"])
     return {"wall_s": wall, "without_training_s": wall - training, "MB": size / 1e6}
 
 

@@ -32,7 +32,8 @@ PATIENCE = 40.0
 """Seconds to wait for a station that another broker holds: it may just be making it safe."""
 
 _READY = 30.0  # s; to come up
-_ANSWER = 30.0  # s; for an answer, beyond what the instrument is given
+_ANSWER = 10.0  # s; for an answer, beyond what the instrument is given
+_ALIVE = 3.0  # s; in which a broker that lives says so
 _OPENED = 120.0  # s; for a connection: a vendor's library may take its time
 _SAFE = 600.0  # s; for everything to be made safe: a strong magnet takes minutes
 _LET_GO = 1.0  # s; for another thread to give up its wait
@@ -69,7 +70,7 @@ class BrokerClient:
         self._control = self._connect({"role": role})
         # a thread of its own asks: an exchange that Ctrl-C has broken off would leave the next one out of step
         self._asking = ThreadPoolExecutor(1, "broker")
-        self._renewed = 0.0
+        self._renewed, self._renewal = 0.0, RENEWAL
         self._transports: list[BrokeredTransport] = []
 
     def transport(self, kind: str, address: str, settings: dict[str, Any]) -> BrokeredTransport:
@@ -86,7 +87,7 @@ class BrokerClient:
     def renew(self) -> None:
         """Say that the program makes progress, at most every `RENEWAL` seconds."""
         now = time.monotonic()
-        if now - self._renewed > RENEWAL:
+        if now - self._renewed > self._renewal:
             self._renewed = now
             self._in_turn(self._control.send, Operation.RENEW)
 
@@ -97,12 +98,14 @@ class BrokerClient:
     def make_safe(self, reason: str) -> list[Outcome]:
         """Have every instrument made safe now, whoever is waiting for what; the station is released then.
 
-        If the broker is gone, its connections are free, and this program does it itself.
+        If the broker is gone or does not answer, this program takes the connections and does it itself.
         """
         try:
+            self.ask(Operation.STATUS, timeout=_ALIVE)
             outcomes = json.loads(self.ask(Operation.MAKE_SAFE, reason.encode(), _SAFE))
             return [Outcome(**outcome) for outcome in outcomes]
         except BrokerError:
+            self._free_connections()
             known = {(each.name, each.off): each for each in self._transports}
             return make_safe([device for each in known.values() if (device := each.direct()) is not None])
 
@@ -148,6 +151,9 @@ class BrokerClient:
         except RuntimeError as error:  # this conversation has ended
             raise _gone(error) from error
         return asked.result()
+
+    def _free_connections(self) -> None:
+        """See that a broker that is gone or hangs holds no connection; a visitor can do nothing about it."""
 
     def _hang_up(self) -> None:
         self._asking.shutdown(wait=False)
@@ -207,6 +213,7 @@ class Broker(BrokerClient):
             said = self._started(settings, patience + _READY)
             self.port, self.pid = int(said["port"]), int(said["pid"])
             super().__init__(self.port, self.token)
+            self._renewal = min(RENEWAL, lease / 4)
         except BaseException:
             self._process.kill()
             self._process.wait()
@@ -232,6 +239,10 @@ class Broker(BrokerClient):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close(failed=error is not None)
+
+    def _free_connections(self) -> None:
+        self._process.kill()
+        self._process.wait()
 
     def _started(self, settings: dict[str, Any], timeout: float) -> dict[str, Any]:
         process = self._process

@@ -249,8 +249,6 @@ def _await(device: Device, reply: bytes, deadline: float, outstanding: int) -> N
             return
         if not matches and outstanding == 0:
             other, deadline = message, min(deadline, time.monotonic() + _ANOTHER)
-        if outstanding == 0 and not matched and not device.recipe.numbered:
-            raise ValueError(f"it answered {message[:80]!r}")
         matched = matched or matches
         outstanding = max(0, outstanding - 1)
 

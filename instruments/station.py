@@ -11,6 +11,7 @@ import importlib
 import inspect
 import os
 import pkgutil
+import sys
 import types
 import typing
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from qcodes.station import Station as QcodesStation
 import instruments
 from instruments import order
 from instruments.broker_client import BrokerClient
+from instruments.plain_yaml import PlainYamlError, read_yaml
 from instruments.roles import ArrayTester, Clock, FieldSource, InstrumentError, Prober
 from instruments.wire import through
 
@@ -252,13 +254,9 @@ def _model_of_depth(depth: int) -> type[BaseModel]:
 
 def _read(path: Path) -> object:
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise StationFileError(f"{path} cannot be read: {error.strerror or error}") from error
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise StationFileError(f"{path} is no YAML: {error}") from error
+        return read_yaml(path)
+    except PlainYamlError as error:
+        raise StationFileError(str(error)) from error
 
 
 def _check_instrument(path: Path, name: str, entry: InstrumentEntry) -> dict[str, Any]:
@@ -281,14 +279,19 @@ def _driver(path: Path, name: str, dotted: str) -> type[Instrument]:
     """The class that a `type` names."""
     module_name, _, class_name = dotted.rpartition(".")
     try:
+        if module_name.partition(".")[0] in sys.stdlib_module_names:  # to import some of them is to run a program
+            raise ImportError("Python's own library has no instruments")
         driver = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # whatever a module does when it is imported
         raise StationFileError(
             f"{path}: instruments.{name}.type: {dotted} cannot be found ({error}); drivers that come with this "
             f"software: {', '.join(_shipped(Instrument))}"
         ) from error
     if not (isinstance(driver, type) and issubclass(driver, Instrument)):
-        raise StationFileError(f"{path}: instruments.{name}.type: {dotted} is no QCoDeS instrument")
+        raise StationFileError(
+            f"{path}: instruments.{name}.type: {dotted} is no QCoDeS instrument; drivers that come with this software: "
+            f"{', '.join(_shipped(Instrument))}"
+        )
     return driver
 
 
@@ -334,7 +337,7 @@ def _explain(path: Path, error: ValidationError, prefix: str, allowed: Callable[
         text = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
             text = f"unknown key; allowed: {', '.join(allowed(len(keys)).model_fields)}"
-        lines.append(f"{path}: {prefix}{'.'.join(keys)}: {text}")
+        lines.append(f"{path}: {prefix}{'.'.join(keys) or 'file'}: {text}")
     return "\n".join(lines)
 
 

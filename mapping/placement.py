@@ -22,7 +22,11 @@ from mapping.geometry import ArrayGeometry
 WORST_CELL = 20.0
 
 
-class DoesNotFitError(ValueError):
+class PlacementError(ValueError):
+    """Layers, copies or die do not go together; the message says what would."""
+
+
+class DoesNotFitError(PlacementError):
     """The network needs more cells than the die has."""
 
 
@@ -215,10 +219,15 @@ def place(
     ------
     DoesNotFitError
         If the network needs more than the die has. Nothing else has happened then.
+    PlacementError
+        If `copies` are not one for each layer, or `avoid` is a die of another geometry.
     """
     copies = _checked_copies(shapes, copies)
     if avoid is not None and avoid.geometry != geometry:
-        raise ValueError(f"the record of die {avoid.die} has another geometry than the placement")
+        raise PlacementError(
+            f"the record of die {avoid.die} has another geometry than the placement, {_size(avoid.geometry)} instead "
+            f"of {_size(geometry)}: give a die of this kind, or the geometry of that die"
+        )
     given = input_groups if input_groups is not None else [None] * len(shapes)
     if len(given) != len(shapes):
         raise ValueError(f"{len(shapes)} layers but {len(given)} input groupings")
@@ -284,12 +293,16 @@ _Grouping = tuple[NDArray[np.int64], NDArray[np.int64]]
 _Packed = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
 
 
+def _size(geometry: ArrayGeometry) -> str:
+    return f"{geometry.kernels} kernels of {geometry.rows} x {geometry.columns}"
+
+
 def _checked_copies(shapes: Sequence[tuple[int, int]], copies: Sequence[int] | None) -> list[int]:
     if not shapes or any(n_in < 1 or n_out < 1 for n_in, n_out in shapes):
         raise ValueError(f"shapes {list(shapes)}: at least one layer, and at least one input and output each")
     checked = [1] * len(shapes) if copies is None else [int(n) for n in copies]
     if len(checked) != len(shapes) or min(checked) < 1:
-        raise ValueError(f"copies {checked} for {len(shapes)} layers: one number of at least 1 for each layer")
+        raise PlacementError(f"copies {checked} for {len(shapes)} layers: give one number of at least 1 for each layer")
     return checked
 
 

@@ -263,14 +263,19 @@ class WriteSchedule:
         """
         path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(f"no write schedule at {path}")
+            raise FileNotFoundError(f"no write schedule at {path}; xbar map makes one")
         try:
             with h5py.File(path, "r") as file:
                 schedule, digest = _read(file)
         except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise ScheduleFileError(f"{path} is not a sound write schedule: {error}") from error
+            raise ScheduleFileError(
+                f"{path} is not a sound write schedule: {error}; make it again with xbar map"
+            ) from error
         if schedule.content_digest() != digest:
-            raise ScheduleFileError(f"{path} was changed after it was saved: its content does not have its digest")
+            raise ScheduleFileError(
+                f"{path} was changed after it was saved: its content does not have its digest; make it again with "
+                "xbar map"
+            )
         return schedule
 
 

@@ -77,13 +77,13 @@ def load_weights(path: Path | str) -> State:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no weights file at {path}")
+        raise FileNotFoundError(f"no weights file at {path}; give one of {', '.join(SUFFIXES)}")
     if path.suffix not in SUFFIXES:
         raise WeightsError(f"{path.name}: weights are read from {', '.join(SUFFIXES)}")
     read = {".safetensors": _read_safetensors, ".npz": _read_npz}.get(path.suffix, _read_torch)
     state = read(path)
     if not state:
-        raise WeightsError(f"{path.name} holds no tensors")
+        raise WeightsError(f"{path.name} holds no tensors; save a state dict, with a matrix for each layer")
     return state
 
 
@@ -116,12 +116,14 @@ def layers_from(
         raise WeightsError(f"coding {coding!r}: 'binary' or 'ternary'")
     for name, values in state.items():
         if not np.all(np.isfinite(values)):
-            raise WeightsError(f"tensor {name} has values that are NaN or infinite")
+            raise WeightsError(f"tensor {name} has values that are NaN or infinite; train again without")
     names = list(order) or _matrices(state)
     if missing := [name for name in names if name not in state]:
         raise WeightsError(f"no tensor {missing[0]}; the file has {', '.join(state)}")
     if not names:
-        raise WeightsError(f"no matrices among {_describe(state, state)}; only fully connected layers are mapped")
+        raise WeightsError(
+            f"no matrices among {_describe(state, state)}; only fully connected layers are mapped, save those"
+        )
     layers = [_layer(state, name, coding, binarise) for name in names]
     for before, after in pairwise(layers):
         if after.weights.shape[1] != before.weights.shape[0]:
@@ -143,7 +145,9 @@ def _read_safetensors(path: Path) -> State:
     try:
         tensors = load_file(path)
     except SafetensorError as error:
-        raise WeightsError(f"{path.name} is not a sound safetensors file: {error}") from error
+        raise WeightsError(
+            f"{path.name} is not a sound safetensors file: {error}; save the state dict again"
+        ) from error
     return {name: _array(tensors[name]) for name in sorted(tensors, key=_natural)}
 
 
@@ -156,7 +160,7 @@ def _read_torch(path: Path) -> State:
             "model.state_dict() or use safetensors"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise WeightsError(f"{path.name} is not a sound file of torch: {error}") from error
+        raise WeightsError(f"{path.name} is not a sound file of torch: {error}; save the state dict again") from error
     for key in NESTED:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -169,11 +173,15 @@ def _read_npz(path: Path) -> State:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: np.asarray(file[name]) for name in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise WeightsError(f"{path.name} is not a sound npz file of plain arrays: {error}") from error
+    except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+        raise WeightsError(
+            f"{path.name} is not a sound npz file of plain arrays: {error}; write it again with numpy.savez"
+        ) from error
     wrong = [name for name, values in arrays.items() if values.dtype.kind not in "fiub"]
     if wrong:
-        raise WeightsError(f"tensor {wrong[0]} of {path.name} is {arrays[wrong[0]].dtype}, not real numbers")
+        raise WeightsError(
+            f"tensor {wrong[0]} of {path.name} is {arrays[wrong[0]].dtype}, not real numbers; save the weights only"
+        )
     return arrays
 
 

@@ -191,10 +191,13 @@ class LedgeredTester:
 
         Returns
         -------
-        Pulse frames of the batch that were executed; None if the tester cannot tell (it was restarted, or another one).
+        Pulse frames of the batch that were executed; None if the tester cannot tell: it was restarted, it is another
+        one, or other dies were pulsed meanwhile, which would hide a restart.
         """
         frames, now = None, self._tester.last_action()[1]
-        if batch.actions is not None and batch.tester == self.identity() and now > 0:  # 0: maybe restarted
+        later = any(self._record.intents(die, after=batch.id) for die in self._record.dies())
+        same = batch.tester == self.identity() and now > 0  # 0: maybe restarted
+        if batch.actions is not None and same and not later:
             done = now - batch.actions
             frames = done if 0 <= done <= len(batch.kernels) else None
         self._record.settle(batch.id, frames)

@@ -38,7 +38,7 @@ def find(name: str) -> Callable[..., Any]:
         )
     found = getattr(_load(Path(path)), function, None)
     if found is None:
-        raise ProtocolNotFoundError(f"{path} has no function {function!r}")
+        raise ProtocolNotFoundError(f"{path} has no function {function!r}; give one that has @protocol above it")
     if not hasattr(found, "__is_protocol__"):
         raise ProtocolNotFoundError(f"{function} in {path} is not a protocol: put @protocol (protocols.run) above it")
     return found
@@ -52,11 +52,11 @@ def name_in_record(name: str) -> str:
 
 def _load(path: Path) -> Any:
     if not path.is_file():
-        raise ProtocolNotFoundError(f"no file {path}")
+        raise ProtocolNotFoundError(f"no file {path}; give a protocol as my_script.py:my_protocol")
     name = path.name  # with its suffix: a script called like a module that is in use must not take its place
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise ProtocolNotFoundError(f"{path} is not a Python file")
+        raise ProtocolNotFoundError(f"{path} is not a Python file; give a protocol as my_script.py:my_protocol")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)

@@ -32,7 +32,7 @@ def map_to_file(
 ) -> None:
     """Map `weights` and save the schedule; prints what was placed where."""
     if coding not in ("binary", "ternary"):
-        raise MapError(f"coding is binary or ternary, not {coding!r}")
+        raise MapError(f"--coding {coding!r}: choose binary or ternary")
     measured = None if die is None else find_die(str(die))
     schedule = map_weights(
         weights,
@@ -43,7 +43,10 @@ def map_to_file(
         binarise,
         rows_per_multiply=rows,
     )
-    schedule.save(output)
+    try:
+        schedule.save(output)
+    except OSError as error:
+        raise MapError(f"cannot write {output}: {error.strerror}; choose another --output") from error
     used = int(schedule.placement.used.sum())
     console = Console()
     for number, layer in enumerate(schedule.placement.layers):
@@ -66,8 +69,10 @@ def geometry_named(name: str) -> ArrayGeometry:
         raise MapError(f"no geometry {name!r}; there are {', '.join(NAMED)}, or a JSON file of one")
     try:
         return ArrayGeometry.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise MapError(f"{path} is not a geometry: {error}") from error
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise MapError(
+            f"{path} is not a geometry: {error}; write the fields of mapping.geometry.ArrayGeometry as JSON"
+        ) from error
 
 
 def find_die(text: str) -> DieRecord:

@@ -31,6 +31,10 @@ def broker_file(folder: Path) -> Path:
     return folder / "broker.json"
 
 
+class OtherStationError(RuntimeError):
+    """The station is not the one of the record; the message names both."""
+
+
 class StationOpener:
     """Connects to the station when the first step needs it, and starts a simulated one if none was given.
 
@@ -94,13 +98,33 @@ class StationOpener:
 
 
 def describe_station(record: Record, run: int, path: Path, station: Station) -> None:
-    """Keep what the station is: its file, who its instruments are, their calibrations, their snapshot."""
+    """Keep what the station is: its file, who its instruments are, their calibrations, their snapshot.
+
+    Raises
+    ------
+    OtherStationError
+        If an instrument is not the one with which the dies of this record were surveyed.
+    """
     record.event(run, "station", f"connected by {path}", station=Path(path).read_text(encoding="utf-8"))
     array = station.array
     identities = {"prober": station.prober.identify(), "array": array.identify()}
+    _check_same(record, run, identities)
     calibrations = {str(each.index): _calibration(array, each.index) for each in array.capabilities().ranges}
     record.event(run, "instruments", "as they say", identities=identities, calibrations=calibrations)
     record.event(run, "snapshot", "QCoDeS snapshot", snapshot=_snapshot(station))
+
+
+def _check_same(record: Record, run: int, identities: dict[str, str]) -> None:
+    """Refuse to go on with results of other instruments; a new firmware makes none of them another."""
+    (protocol,) = (known["protocol"] for known in record.runs() if known["id"] == run)
+    for survey in record.history(protocol, "")[:1]:
+        known = record.load(survey).attrs
+        for name, now in identities.items():
+            if now.split(",")[:3] != str(known.get(name, now)).split(",")[:3]:
+                raise OtherStationError(
+                    f"instruments.{name} is {now!r}, but the dies in {record.folder} were surveyed with "
+                    f"{known[name]!r}. Nothing has moved. Connect that one; for this one begin another folder with --out"
+                )
 
 
 def _calibration(array: Any, index: int) -> str:

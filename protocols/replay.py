@@ -18,9 +18,9 @@ import xarray as xr
 from rich.console import Console
 
 from analysis.digest import digest
-from analysis.record import COMPUTED, Record, Step
+from analysis.record import COMPUTED, Record, RecordError, Step
 from analysis.results import LotResults
-from instruments.broker_client import Broker, ReplayError
+from instruments.broker_client import Broker, BrokerError, ReplayError
 from instruments.station import load_station
 from protocols import identity
 from protocols.bench import Bench
@@ -82,9 +82,10 @@ def replay(folder: Path, run: int | None = None, console: Console | None = None)
     Raises
     ------
     CannotReplayError
-        The run has no recording, or was not started in a way that can be repeated.
-    TrafficError, RecordError
-        The recording or the record is damaged; the message says where.
+        The run has no recording, the recording is damaged (the message says where), or the run was not started in a
+        way that can be repeated.
+    RecordError
+        The record is damaged; the message says where.
     """
     with Record.open(folder, create=False, write=False) as lot, ExitStack() as stack:
         known = _run_of(lot, run)
@@ -92,7 +93,8 @@ def replay(folder: Path, run: int | None = None, console: Console | None = None)
         recording = traffic_file(folder, number)
         if not recording.is_file():
             raise CannotReplayError(
-                f"run {number} of {folder} did nothing with hardware, or its {recording} is missing"
+                f"run {number} of {folder} did nothing with hardware, or its {recording} is missing: restore it from a "
+                "backup, or choose another --run"
             )
         home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         record = stack.enter_context(lot.copy_before(number, home / "lot"))
@@ -123,6 +125,9 @@ def replay_and_show(folder: Path, run: int | None) -> None:
     if not found.exact:
         why = found.deviation or "the replay did not come to the other steps"
         console.print(f"first difference: {why}", highlight=False, markup=False, soft_wrap=True)
+        recording = traffic_file(folder, found.run)
+        text = f"if {recording} or the record was exchanged or edited, restore them from a backup"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
         raise SystemExit(1)
 
 
@@ -161,7 +166,11 @@ class _Opener:
 
     def __call__(self, run: int) -> Bench:
         """Connect the drivers to the recording; nothing needs to be left in order at its end."""
-        broker = self._stack.enter_context(Broker(self._station, recording=self._recording, lease=1e9))
+        try:
+            broker = self._stack.enter_context(Broker(self._station, recording=self._recording, lease=1e9))
+        except BrokerError as error:
+            said = f"{error}. Results are read without it: xbar export {self._record.origin.parent} --to csv"
+            raise CannotReplayError(said) from error
         station = load_station(self._station, broker)
         self._stack.callback(station.forget)
         describe_station(self._record, run, self._station, station)  # what the run asked before it began
@@ -218,6 +227,8 @@ def _do(run: _Replaying, known: dict[str, Any]) -> tuple[Any, str]:
         return None, ""
     except ReplayError as deviation:
         return None, str(deviation)
+    except (CannotReplayError, RecordError):  # what was recorded cannot be read; that says nothing of the run
+        raise
     except Exception:
         if known["status"] == "finished":
             raise

@@ -82,7 +82,7 @@ def resume(
     Raises
     ------
     ResumeError
-        If another process does the run, or it was not started in a way that can be repeated.
+        If no run was begun, another process does it, or it was not started in a way that can be repeated.
     SystemExit
         1 if something has changed and `yes` was not given: nothing has moved.
     """
@@ -315,9 +315,10 @@ def _station_changes(run: Interrupted) -> list[str]:
         return []
     try:
         text = run.station.read_text(encoding="utf-8")
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
         raise ResumeError(
-            f"the station file {run.station} cannot be read ({error.strerror}); bring it back, or start the run again "
+            f"the station file {run.station} cannot be read ({why}); bring it back, or start the run again "
             "with xbar run --station and the same --out"
         ) from error
     if hashlib.sha256(text.encode()).hexdigest() == run.station_sha256:

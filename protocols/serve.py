@@ -37,11 +37,17 @@ def serve(
     try:
         serving = Station(config)
     except OSError as error:
-        raise StationError(f"cannot serve: {error}; choose other ports in {station}, or 0 for free ones") from error
+        where = (
+            "another --state, --log or --truth" if error.filename else f"other ports in {station}, or 0 for free ones"
+        )
+        raise StationError(f"cannot serve: {error}; choose {where}") from error
     with serving:
         addresses = serving.addresses()
         clock = config.log.with_name("summary.json") if config.log else None
-        write_station(write, addresses["prober"], addresses["board"], clock=clock)
+        try:
+            write_station(write, addresses["prober"], addresses["board"], clock=clock)
+        except OSError as error:
+            raise StationError(f"cannot write {write}: {error.strerror}; choose another --write") from error
         console.print(f"lot [bold]{addresses['lot']}[/bold], seed {addresses['seed']}")
         console.print(f"prober  {addresses['prober']}\nboard   {addresses['board']}", highlight=False)
         if "magnet" in addresses:

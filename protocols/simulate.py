@@ -95,6 +95,10 @@ def simulate_lots(
     LotsFolderError
         If the folder holds results of other settings.
     """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LotsFolderError(f"cannot write into {folder}: {error}; choose another folder with --out") from error
     study = _Study.prepare(folder, load_lot(lot), lot, dies, epochs, values, digits or load_mnist())
     console = Console()
     try:
@@ -133,7 +137,6 @@ class _Study:
         digits: Digits,
     ) -> _Study:
         """Read what the folder holds, and check that it was made with the same settings."""
-        folder.mkdir(parents=True, exist_ok=True)
         recipes = Recipes().with_epochs(epochs)
         study = cls(folder, lot, {}, _places(lot, values), digits, recipes)
         study.settings = _settings(lot, name, dies, digits, recipes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,11 +12,14 @@ import numpy as np
 
 from sim_backends.array.die import Die, stream
 from sim_backends.array.lot import Lot
+from sim_backends.array.mtj import BoolArray
 from sim_backends.clock import StationClock
 from sim_backends.files import write_atomically
 from sim_backends.physical_log import PhysicalLog
 from sim_backends.truth import TruthFile
 
+#: What numpy raises on a file that is damaged or no archive, or that claims to be larger than the memory.
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError, zipfile.BadZipFile)
 _NO_DIE = 2**32 - 1  # takes the place of a die's index in the key of the noise when nothing is touched
 
 
@@ -65,6 +69,13 @@ class Bench:
         self._contact = False
         self._conducts = False
         self._operations_in_air = 0
+        self._check_states()
+
+    def _check_states(self) -> None:
+        """A state that cannot be used is an error now, not when the needles come down."""
+        for index in range(len(self.sites)):
+            if self._state is not None and (path := state_path(self._state, index)).exists():
+                _saved(path, self.lot, self.seed, index)
 
     @property
     def contact(self) -> bool:
@@ -166,7 +177,7 @@ def state_path(folder: Path, index: int) -> Path:
 
 def save_state(die: Die, path: Path) -> None:
     """Write what a die remembers: states, broken cells, operation count. The file is whole or not there."""
-    identity = np.array(json.dumps(_identity(die)))
+    identity = np.array(json.dumps(_identity(die.lot, die.seed, die.index)))
     write_atomically(
         path,
         lambda file: np.savez(
@@ -185,19 +196,33 @@ def load_state(die: Die, path: Path) -> None:
     Raises
     ------
     StateError
-        If the file was written for another lot, seed or die.
+        If the file was written for another lot, seed or die, or is damaged.
     """
-    if not path.exists():
-        return
-    with np.load(path, allow_pickle=False) as saved:
-        identity = json.loads(str(saved["identity"]))
-        if identity != _identity(die):
-            raise StateError(f"{path} holds {identity}, this station has {_identity(die)}; use another state folder")
-        shape, cells = die.state.shape, die.state.size
-        die.state = np.unpackbits(saved["state"], count=cells).astype(bool).reshape(shape)
-        die.broken = np.unpackbits(saved["broken"], count=cells).astype(bool).reshape(shape)
-        die.operations = int(saved["operations"])
+    if path.exists():
+        die.state, die.broken, die.operations = _saved(path, die.lot, die.seed, die.index)
 
 
-def _identity(die: Die) -> dict[str, object]:
-    return {"lot": die.lot.name, "seed": die.seed, "die": die.index, "shape": list(die.state.shape)}
+def _saved(path: Path, lot: Lot, seed: int, index: int) -> tuple[BoolArray, BoolArray, int]:
+    """State and broken cells ``[kernel, row, column]`` and operation count of a die, as saved.
+
+    Raises
+    ------
+    StateError
+        If it is no file of this die.
+    """
+    shape, expected = lot.topology.shape, _identity(lot, seed, index)
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            identity = json.loads(str(saved["identity"]))
+            if identity != expected:
+                raise StateError(f"{path} holds {identity}, this station has {expected}; use another state folder")
+            cells = [np.unpackbits(saved[name])[: int(np.prod(shape))] for name in ("state", "broken")]
+            return cells[0].astype(bool).reshape(shape), cells[1].astype(bool).reshape(shape), int(saved["operations"])
+    except _UNREADABLE as error:
+        raise StateError(
+            f"{path} is no saved state of a die: {error}; remove it, or use another state folder"
+        ) from error
+
+
+def _identity(lot: Lot, seed: int, index: int) -> dict[str, object]:
+    return {"lot": lot.name, "seed": seed, "die": index, "shape": list(lot.topology.shape)}

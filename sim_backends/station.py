@@ -16,10 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import yaml
 from pydantic import Field, ValidationError
 
 from sim_backends.array.lot import LotError, describe, load_lot
+from sim_backends.array.plain_yaml import PlainYamlError, read_yaml
 from sim_backends.array.quantity import Specification, split_sources
 from sim_backends.bench import Bench, StateError
 from sim_backends.board import Board
@@ -108,7 +108,7 @@ def station_config(tree: Any, origin: str, folder: Path) -> StationConfig:
         Naming every entry that is unknown or wrong.
     """
     if not isinstance(tree, dict):
-        raise StationError(f"{origin}: a station file is a mapping of entries")
+        raise StationError(f"{origin}: a station file is a mapping of entries, see docs/simulation.md")
     values, _ = split_sources(tree)
     try:
         config = StationConfig.model_validate(values)
@@ -128,9 +128,9 @@ def load_station(path: Path) -> StationConfig:
         If there is no such file, or an entry is unknown or wrong.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise StationError(f"{path}: {error}") from error
+        tree = read_yaml(path)
+    except PlainYamlError as error:
+        raise StationError(str(error)) from error
     return station_config(tree or {}, str(path), path.parent.resolve())
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from sim_backends.array.measured import MeasuredDies, MeasuredFileError, read_measured
+from sim_backends.array.plain_yaml import PlainYamlError, read_yaml
 from sim_backends.array.quantity import Ampere, Fraction, Metre, Ohm, Second, Specification, Volt, split_sources
 from sim_backends.array.readout import ReadoutSpec
 from sim_backends.array.topology import Topology
@@ -223,14 +223,14 @@ def load_lot(name: str | Path) -> Lot:
         If there is no such file, or an entry is unknown, missing or wrong, or the measured dies cannot be used.
     """
     path = BUILT_IN / f"{name}.yaml" if str(name) in built_in_lots() else Path(name)
+    if not path.is_file():
+        raise LotError(f"no lot {str(name)!r}: give a lot file or one of {', '.join(built_in_lots())}")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise LotError(f"no lot {str(name)!r}: neither a file nor one of {built_in_lots()}") from error
-    except yaml.YAMLError as error:
-        raise LotError(f"{path}: {error}") from error
+        tree = read_yaml(path)
+    except PlainYamlError as error:
+        raise LotError(str(error)) from error
     if not isinstance(tree, dict):
-        raise LotError(f"{path}: a lot file is a mapping of entries")
+        raise LotError(f"{path}: a lot file is a mapping of entries; start from {BUILT_IN / 'mtj.yaml'}")
     return _with_measured_dies(lot_from_tree(tree, str(path)), path)
 
 
@@ -248,8 +248,8 @@ def _with_measured_dies(lot: Lot, path: Path) -> Lot:
 def is_lot_file(path: Path) -> bool:
     """Whether a file describes a lot, by its entries; it may still be a wrong one."""
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
+        tree = read_yaml(path)
+    except PlainYamlError:
         return False
     return isinstance(tree, dict) and {"geometry", "devices"} <= set(tree)
 
@@ -260,10 +260,10 @@ def built_in_lots() -> list[str]:
 
 
 def describe(error: ValidationError) -> str:
-    """One line per problem of a configuration, by dotted path."""
+    """One line per problem of a configuration, by dotted path, and where to read what there is."""
     lines = []
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"]) or "file"
         what = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"]
         lines.append(f"  {where}: {what}")
-    return "\n".join(lines)
+    return "\n".join([*lines, "  what may stand there: docs/simulation.md"])

@@ -91,8 +91,10 @@ def read_measured(path: Path, topology: Topology, sites: Sequence[tuple[int, int
             if str(file["format"]) != FORMAT:
                 raise ValueError(f"its format is {str(file['format'])[:40]!r}, expected {FORMAT!r}")
             return _checked(file, topology, sites)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise MeasuredFileError(f"{path} is no file of the measured dies of this lot: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+        raise MeasuredFileError(
+            f"{path} is no file of the measured dies of this lot: {error}; make lot file and dies again with xbar twin"
+        ) from error
 
 
 def _check_size(path: Path, cells: int) -> None:

@@ -21,7 +21,7 @@ DAC_LSB = ReadoutSpec().dac_lsb
 
 
 def happened(log: Path) -> list[dict[str, Any]]:
-    """Every entry of a physical log, from the start of the station on; a line that is just being written is left out."""
+    """Every entry of a physical log, from the start of the station on; without a line that is just being written."""
     lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
     entries = [json.loads(line) for line in lines if line.endswith("\n")]
     first = next((i for i, entry in enumerate(entries) if entry["what"] == "start"), len(entries))
@@ -81,7 +81,9 @@ def safe_after(entries: list[dict[str, Any]], moment: float) -> float | None:
     return since
 
 
-def assert_frames_were_intended(entries: list[dict[str, Any]], record: Record, names: dict[tuple[int, int], str]) -> int:
+def assert_frames_were_intended(
+    entries: list[dict[str, Any]], record: Record, names: dict[tuple[int, int], str]
+) -> int:
     """Every pulse frame that a die got is one that the record holds, in its order, and none of them came twice.
 
     The frames between one intent and the next belong to the first: they must be its pulses from the first on, all of

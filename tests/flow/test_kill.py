@@ -4,12 +4,19 @@ The short form of benchmarks/kill_runner.py, which kills some hundred times more
 """
 
 import os
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from command_line import xbar
 from kill_trials import Moment, kill, own_place, served_place, trial, undisturbed
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="how a process dies is judged by a signal that Windows lacks")
+from analysis.record import Pulse, Record
+from protocols.bench import LedgeredTester
+
+pytestmark = pytest.mark.skipif(
+    os.name != "posix", reason="how a process dies is judged by a signal that Windows lacks"
+)
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +61,18 @@ def test_killed_before_there_is_a_run(tmp_path):
         refused = xbar("resume", place.folder)
         assert refused.status == 1 and "no run was begun" in refused.said and "xbar run" in refused.said
         assert place.command()[0] == "run"
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_the_count_of_a_tester_is_not_trusted_after_pulses_elsewhere(tmp_path, elsewhere):
+    """A tester that was restarted and has pulsed another die since seems to have fired less than it did."""
+    tester = SimpleNamespace(identify=lambda: "board 1", last_action=lambda: (3, 3))
+    pulses = [Pulse(kernel, np.ones((2, 2), bool), 0.9, 200e-9) for kernel in range(4)]
+    with Record.open(tmp_path) as record:
+        run = record.begin_run("test", {})
+        record.intend(run, "c0r0", pulses, tester="board 1", actions=0)
+        if elsewhere:
+            record.fired(record.intend(run, "c1r0", pulses[:3], tester="board 1", actions=0))
+        settled = LedgeredTester(tester, record, run, lambda: None, 1000).settle(*record.unfired("c0r0"))
+        assert settled == (None if elsewhere else 3)
+        assert record.dose("c0r0", (4, 2, 2)).sum() == 4 * (4 if elsewhere else 3)

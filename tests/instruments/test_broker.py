@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 
 import pytest
-from scripted_peers import ScriptedBoard, ScriptedSentio, delay, lose_reply
+from scripted_peers import ScriptedSentio, delay, lose_reply
 
 from instruments.board_link import BoardLink
 from instruments.broker_client import Broker, BrokerClient, BrokerError, ReleasedError
@@ -47,6 +47,26 @@ if fate == "says goodbye":
 elif fate != "returns":
     time.sleep(60)
 """
+
+
+class OldProber(ScriptedSentio):
+    """Knows the commands of its time, heights relative to separation among them."""
+
+    def __init__(self):
+        super().__init__()
+        self.version = "24.0.1"
+
+    def answer(self, command, arguments):
+        if (command, arguments) == ("get_chuck_z", ["Separation"]):
+            return f"0,0,{self.z - 15700.0}"
+        return super().answer(command, arguments)
+
+
+@pytest.fixture
+def peer_sentio():
+    peer = OldProber()
+    yield peer
+    peer.stop()
 
 
 class Simulated:
@@ -97,8 +117,6 @@ def start(tmp_path):
 def parts(peer_board, peer_sentio):
     """A function that connects a board and a prober through a broker."""
     drivers = []
-
-    peer_sentio.version = "24.0.1"  # the peer knows the commands of that time
 
     def connect(broker, timeout=0.5):
         with through(broker):
@@ -171,7 +189,9 @@ def test_late_answers_and_one_connection(start, parts, peer_board, peer_sentio, 
     assert peer_board.clients == peer_sentio.clients == 1
     assert peer_board.count(Opcode.ESTOP) == 1
     assert peer_sentio.z == 15700.0
-    assert own(tmp_path / "run.traffic")[-2:] == [b"0,0,0,0,0", b"0,0,15700.0"]  # the late one was not taken for it
+    said = own(tmp_path / "run.traffic")
+    assert said[said.index(b"0,0,0,0,0") + 1] == b"0,0,15700.0"  # the late answer was not taken for the other
+    assert peer_sentio.count("move_chuck_separation") == 1
 
 
 def suppressed(action):
@@ -209,7 +229,7 @@ def test_opening_that_blocks_holds_nobody_up(start, parts, peer_board, peer_sent
         fillers.append(filler)
     broker = start()
     parts(broker)
-    stuck = broker.transport("port", "socket://127.0.0.1:{}".format(swallowing.getsockname()[1]),
+    stuck = broker.transport("port", f"socket://127.0.0.1:{swallowing.getsockname()[1]}",
                              {"baudrate": 1, "timeout": 5.0})  # fmt: skip
     stuck.register(OffRecipe(Stage.FIELD, (OffStep(b"off"),), b"\n", limit=0.5))
     threading.Thread(target=suppressed(stuck.open), daemon=True).start()
@@ -266,6 +286,7 @@ def test_an_owner_at_rest_or_who_renews_or_waits_keeps_it(start, parts, peer_boa
 def test_what_cannot_be_made_safe_is_said_to_the_owner(start, parts, peer_board):
     broker = start()
     link, _ = parts(broker)
+    link.port.register(OffRecipe(Stage.SOURCE, (OffStep(b"off\0", b"safe"),), b"\0", limit=0.6))
     peer_board.stop()
     faults = [each.fault for each in broker.make_safe("tried") if each.fault]
     assert len(faults) == 1 and "cannot be opened again" in faults[0]
@@ -452,7 +473,6 @@ def test_an_abandonment_of_an_earlier_opening_is_ignored(start, parts):
     transport.abandon("too late")
     transport._busy.release()
     transport._opening, transport._given_up = transport._opening + 1, None
-    link.port.lock.acquire()
     assert link.last_action() and link.statistics.repeated_requests == 0
 
 

@@ -31,13 +31,6 @@ class Echo(Peer):
         return False
 
 
-@pytest.fixture
-def echo():
-    peer = Echo()
-    yield peer
-    peer.stop()
-
-
 def converse(port, questions=("one", "silence", "two", "bye", "three")):
     """Ask over both kinds of sessions; what came of each question."""
     text = open_visa(f"TCPIP::127.0.0.1::{port}::SOCKET", timeout=0.15)
@@ -56,19 +49,25 @@ def converse(port, questions=("one", "silence", "two", "bye", "three")):
     return said
 
 
-@pytest.fixture
-def recorded(echo, tmp_path):
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("recording")
+
+
+@pytest.fixture(scope="module")
+def recorded(home):
     """A recorded conversation; nobody listens any more."""
-    with Broker(tmp_path / "station.yaml", traffic=tmp_path / "run.traffic") as live, through(live):
+    echo = Echo()
+    with Broker(home / "station.yaml", traffic=home / "run.traffic") as live, through(live):
         said = converse(echo.port)
     echo.stop()
     return said, echo.port
 
 
 @pytest.fixture
-def replay(tmp_path):
+def replay(home):
     def begin(recording="run.traffic"):
-        return Broker(tmp_path / "station.yaml", recording=tmp_path / recording)
+        return Broker(home / "station.yaml", recording=home / recording)
 
     return begin
 
@@ -94,10 +93,10 @@ def test_another_question_shows_both_sides_and_nothing_follows(recorded, replay)
                 again()
 
 
-def test_a_recording_that_was_changed(recorded, replay, tmp_path):
+def test_a_recording_that_was_changed(recorded, replay, home):
     _, port = recorded
-    changed = TrafficWriter(tmp_path / "changed.traffic")
-    for each in read_traffic(tmp_path / "run.traffic"):
+    changed = TrafficWriter(home / "changed.traffic")
+    for each in read_traffic(home / "run.traffic"):
         payload = each.payload.replace(b"two", b"tvo") if each.kind is Kind.SEND else each.payload
         changed.add(each.session, each.kind, payload)
     changed.close()
@@ -150,21 +149,21 @@ def measure(board_at, prober_at):
     return said
 
 
-def test_drivers_measure_the_same_again(tmp_path, replay):
+def test_drivers_measure_the_same_again(home, replay):
     board, prober = ScriptedBoard(), ScriptedSentio()
-    board.faults = {Opcode.READ: [damage_reply, disconnect, lose_reply], Opcode.PULSE: [lose_reply]}
+    board.faults = {Opcode.READ: [damage_reply, disconnect], Opcode.PULSE: [lose_reply]}
     prober.script["map:step_next_die"] = [lambda connection: None]
-    with Broker(tmp_path / "station.yaml", traffic=tmp_path / "run.traffic") as live, through(live):
+    with Broker(home / "drivers.yaml", traffic=home / "drivers.traffic") as live, through(live):
         said = measure(board.address, prober.address)
     board.stop(), prober.stop()
     assert board.actions == 1 and "in time" in said[3]
     assert board.count(Opcode.HEARTBEAT) > 1  # the broker's own are not part of the conversation
-    with replay() as broker, through(broker):
+    with replay("drivers.traffic") as broker, through(broker):
         assert measure(board.address, prober.address) == said
 
 
-def test_every_message_is_in_the_traffic_with_its_time(recorded, tmp_path):
-    entries = list(read_traffic(tmp_path / "run.traffic"))
+def test_every_message_is_in_the_traffic_with_its_time(recorded, home):
+    entries = list(read_traffic(home / "run.traffic"))
     assert all(isinstance(each, Entry) for each in entries)
     kinds = [each.kind for each in entries if each.session == 1]
     assert kinds[:6] == [Kind.SESSION, Kind.OPEN, Kind.SEND, Kind.MESSAGE, Kind.SEND, Kind.FAULT]

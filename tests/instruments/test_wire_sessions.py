@@ -1,14 +1,20 @@
 """The promise of a session: after an error nothing is read from it until it was opened again."""
 
+import _thread
+import random
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 from scripted_peers import Peer
 
 from instruments.broker_client import Broker
 from instruments.roles import LinkError
-from instruments.wire import open_port, open_visa, through
+from instruments.wire import PortSession, VisaSession, open_port, open_visa, through
+
+REOPENINGS = {VisaSession: 40, PortSession: 5}
+"""How often to open again in one test: pyserial takes 0.3 s to close a socket."""
 
 
 class Parrot(Peer):
@@ -184,3 +190,61 @@ def test_a_port_that_never_ends_its_message_is_out_of_step(parrot, monkeypatch):
     with pytest.raises(LinkError, match="without an end"):
         session.receive(b"\0")
     session.close()
+
+
+def test_ctrl_c_at_any_moment_never_leaves_an_answer_to_the_next_question(talk):
+    session, ask = talk
+    session.timeout, draw, number = 5.0, random.Random(3), 0
+    for _ in range(REOPENINGS[type(session)]):
+        with suppress(KeyboardInterrupt):
+            threading.Timer(draw.uniform(0.002, 0.02), _thread.interrupt_main).start()
+            while True:
+                number += 1
+                assert ask(f"wait 0.003 {number}" if number % 5 == 0 else str(number)).split()[-1] == str(number)
+        if not session.usable:
+            session.reopen()
+        assert ask("next") == "next"
+
+
+def test_after_ctrl_c_during_a_long_wait_the_next_request_is_served_at_once(talk):
+    session, ask = talk
+    session.timeout = 5.0
+    threading.Timer(0.1, _thread.interrupt_main).start()
+    with pytest.raises(KeyboardInterrupt):
+        ask("silence")
+    began = time.monotonic()
+    session.reopen()
+    assert ask("next") == "next" and time.monotonic() - began < 1.0
+
+
+def test_two_threads_share_a_session(talk):
+    session, ask = talk
+    wrong = []
+
+    def question(name):
+        for number in range(1000):
+            with session.lock:
+                if ask(f"{name}{number}") != f"{name}{number}":
+                    wrong.append(number)
+
+    threads = [threading.Thread(target=question, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_late_answers_among_many(talk):
+    session, ask = talk
+    draw, late, every = random.Random(5), 0, 1000 // REOPENINGS[type(session)]
+    for number in range(1000):
+        slow = number % every == 0
+        session.timeout = 0.004 if slow else 5.0
+        text = f"wait {draw.uniform(0.002, 0.012):.4f} {number}" if slow else str(number)
+        try:
+            assert ask(text) == text
+        except LinkError:
+            late += 1
+            session.reopen()
+    assert late > 0

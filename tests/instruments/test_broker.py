@@ -315,6 +315,19 @@ def test_a_killed_broker_is_noticed_at_once_and_replaced(start, parts, peer_boar
     assert broker.released() == ""
 
 
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no signal that halts a process")
+def test_a_broker_that_hangs_is_replaced(start, parts, peer_board, peer_sentio):
+    broker = start()
+    _, prober = parts(broker, timeout=5.0)
+    prober.first_die()
+    prober.contact()
+    os.kill(broker.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    assert [each.fault for each in broker.make_safe("the broker hangs")] == ["", ""]
+    assert time.monotonic() - began < 8
+    assert peer_board.latched and peer_sentio.z == 15700.0
+
+
 def test_a_watchdog_sleeps_while_the_broker_lives_and_bites_when_it_is_killed(simulated):
     broker = Broker(simulated.file)
     station = load_station(simulated.file, broker)

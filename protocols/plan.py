@@ -23,7 +23,7 @@ from protocols.planned_station import PROBER_EXCHANGE, PlannedStation, planned_s
 from protocols.run import RunSettings
 
 #: Bytes on the wire for one byte of the traffic file (measured on a run of mtj-mnist at a simulated station).
-TRAFFIC_COMPRESSION = 1.4
+TRAFFIC_COMPRESSION = 2.4
 #: Bytes in the record beside arrays and inputs: of a step, and of a pulse request with its mask (measured likewise).
 STEP_BYTES, PULSE_BYTES = 2000, 150
 #: Bytes in the record of one cell that is read after it was pulsed: a float32, hardly compressible.

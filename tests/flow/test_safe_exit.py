@@ -4,13 +4,9 @@ An exception, Ctrl-C (once, twice) and SIGTERM are left to test_resume.py, which
 """
 
 import json
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import safe_exit
 from safe_exit import FAULTS, XBARLAB
 

@@ -1,11 +1,6 @@
 """Nobody gets somebody else's answer: benchmarks/wrong_reply.py for xbarlab, in short."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import wrong_reply
 from wrong_reply import OURS, RIGHT, WRONG
 

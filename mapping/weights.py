@@ -165,7 +165,9 @@ def _read_torch(path: Path) -> State:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict):
-        raise WeightsError(f"{path.name} holds a {type(content).__name__} instead of a state dict")
+        raise WeightsError(
+            f"{path.name} holds a {type(content).__name__} instead of a state dict; save model.state_dict()"
+        )
     return {str(name): _array(value) for name, value in content.items() if isinstance(value, torch.Tensor)}
 
 

@@ -123,7 +123,7 @@ def _check_same(record: Record, run: int, identities: dict[str, str]) -> None:
             if now.split(",")[:3] != str(known.get(name, now)).split(",")[:3]:
                 raise OtherStationError(
                     f"instruments.{name} is {now!r}, but the dies in {record.folder} were surveyed with "
-                    f"{known[name]!r}. Nothing has moved. Connect that one; for this one begin another folder with --out"
+                    f"{known[name]!r}. Nothing has moved. Connect that one, or begin another folder with --out"
                 )
 
 

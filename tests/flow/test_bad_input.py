@@ -55,7 +55,7 @@ FIRST = "c0r0"
 WAY_ON = re.compile(
     r"\b(give|choose|restore|bring|take|use|start|make|there (is|are)|allowed|expected|look|write|connect|known|put|"
     r"remove|needs|try|save|one of|see docs|should be|read from|must be|read with|export|check|it has|the board has|"
-    r"the lot has|instead|is given in|if you like)\b|xbar \w|--\w",
+    r"the lot has|may stand there|train again|is given in|if you like)\b|xbar \w|--\w",
     re.IGNORECASE,
 )
 
@@ -418,10 +418,10 @@ def test_another_wafer(station, unfinished, lot, tmp_path):
     assert_only_looked_at(log)
 
 
-def test_a_mirrored_die(station, unfinished, home, finished, tmp_path):
+def test_a_mirrored_die(station, unfinished, twin, tmp_path):
     """The recorded die as a twin, which is known again; and the twin with its columns the other way round."""
-    assert xbar("twin", finished, "-o", tmp_path / "twin.yaml").status == 0
-    with np.load(tmp_path / "twin.npz", allow_pickle=False) as file:
+    shutil.copy(twin, tmp_path / "twin.yaml")
+    with np.load(twin.with_suffix(".npz"), allow_pickle=False) as file:
         cells = dict(file)
     log = tmp_path / "log"
     np.savez(tmp_path / "twin.npz", **cells | {k: cells[k][..., ::-1] for k in ("g_p", "g_ap", "kind", "state")})
@@ -569,7 +569,7 @@ STATIONS = {
     "bomb of mappings": an_array(f"{BOARD}, parameters: {bomb('', '{{a: {0}, b: {0}, c: {0}}}', 30)}"),
     "endless": "instruments: &a {array: *a, prober: *a}\n",
     "endless setting": an_array(f"{BOARD}, init: &a {{pulse_limit: *a}}"),
-    "deep": "instruments: " + "[" * 1500 + "]" * 1500 + "\n",
+    "deep": "instruments: " + "[" * 400 + "]" * 400 + "\n",
     "empty": "",
     "a list": "- prober\n- array\n",
     "a number": "instruments: 7\n",
@@ -621,7 +621,7 @@ LOTS = {
     "bomb": f"{bomb('levels')}geometry: *l9\ndevices: *l9\nlot: *l9\n",
     "bomb of mappings": f"{bomb('levels', '{{a: {0}, b: {0}, c: {0}}}', 30)}geometry: *l30\ndevices: *l30\nlot: *l30\n",
     "endless": "geometry: &a {value: *a, source: x}\ndevices: *a\n",
-    "deep": "geometry: " + "[" * 1500 + "]" * 1500 + "\ndevices: 1\n",
+    "deep": "geometry: " + "[" * 400 + "]" * 400 + "\ndevices: 1\n",
     "a list": "- 1\n",
     "no YAML": "geometry: [\n",
     "wrong types": "geometry: 3\ndevices: x\nwafer: [1]\n",
@@ -636,8 +636,9 @@ OF_A_LOT = {
 }
 
 
-@pytest.mark.parametrize("what", LOTS)
-@pytest.mark.parametrize("name", OF_A_LOT)
+@pytest.mark.parametrize(
+    ("name", "what"), [(n, w) for n in OF_A_LOT for w in LOTS if n == "sim" or w in ("code", "bomb", "deep", "binary")]
+)
 def test_a_lot_made_to_do_harm(given, tmp_path, marker, quick, no_station_stays, name, what):
     file = tmp_path / "bad.yaml"
     file.write_text(LOTS[what].replace("MARKER", str(marker)), encoding="latin-1")
@@ -858,7 +859,7 @@ def test_a_schedule_that_is_no_hdf5(station, tmp_path, content):
 # -- folders and the file of the broker ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"port": 1, "token": "x", "pid": 1, "run": 1}', b"\xff"])
+@pytest.mark.parametrize("content", [b"{", b'{"port": 1, "token": "x", "pid": 1, "run": 1}'])
 def test_a_broker_file_that_was_left_or_edited_means_nothing(unfinished, content):
     """Nobody trusts it: the broker of a run is the one that the run itself started."""
     (unfinished / "broker.json").write_bytes(content)

@@ -11,14 +11,13 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
+from instruments.waiting import SLICE, Abandonable
+
 if TYPE_CHECKING:
     from pyvisa.resources import MessageBasedResource
 
 LARGEST_MESSAGE = 1 << 20
 """Bytes without a terminator after which the other side is taken to be out of step."""
-
-SLICE = 0.1
-"""Seconds of one wait; on Windows neither Ctrl-C nor another thread's `abandon` gets through a longer one."""
 
 
 class Transport(Protocol):
@@ -64,36 +63,6 @@ def transport_of(kind: str, address: str, settings: dict[str, Any]) -> Transport
 
         return LibraryTransport(address, **settings)
     raise ValueError(f"transport {kind!r} is none of port, visa, library")
-
-
-class Abandonable:
-    """The part that lets another thread end a wait."""
-
-    def __init__(self) -> None:
-        self._abandoned: str | None = None
-
-    def abandon(self, reason: str | None) -> None:
-        """See `Transport.abandon`."""
-        self._abandoned = reason
-
-    def _check_wanted(self) -> None:
-        """Raise `ConnectionError` if it was abandoned."""
-        if self._abandoned is not None:
-            raise ConnectionError(self._abandoned)
-
-    def _left(self, deadline: float) -> float:
-        """Seconds left of a wait.
-
-        Raises
-        ------
-        ConnectionError, TimeoutError
-            It was abandoned, or nothing is left.
-        """
-        self._check_wanted()
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("no complete reply in time")
-        return left
 
 
 class PortTransport(Abandonable):

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from instruments.roles import InstrumentError
-from instruments.transports import SLICE, Abandonable
+from instruments.waiting import SLICE, Abandonable
 
 OPEN_LIMIT = 120.0
 """Seconds allowed for making the object that drives an instrument."""

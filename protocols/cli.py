@@ -9,8 +9,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-#: Errors defined in these packages are written for the user; others are faults of the program.
-ROOMS = ("instruments", "sim_backends", "mapping", "protocols", "analysis")
+from protocols.user_errors import for_the_user
 
 app = typer.Typer(
     name="xbar",
@@ -194,8 +193,10 @@ def pause(folder: Folder) -> None:
 
 @app.command()
 def abort(folder: Folder) -> None:
-    """Abort a running run now: everything grounded, needles off."""
-    _ask(folder, "abort", "is aborted at its next sign of progress")
+    """Abort a running run now, also one that hangs: everything grounded, needles off."""
+    from protocols.abort import abort as end
+
+    typer.echo(end(folder))
 
 
 @app.command()
@@ -234,6 +235,8 @@ def score(
     json: Annotated[Path | None, typer.Option(help="Also write the numbers as JSON.")] = None,
 ) -> None:
     """Compare what a run found and programmed with what the simulated dies really are."""
+    if json is not None:
+        _check_writable(json)
     from protocols.show import show_score
 
     show_score(folder, truth, json)
@@ -245,6 +248,8 @@ def report(
     json: Annotated[Path | None, typer.Option(help="Also write the numbers as JSON.")] = None,
 ) -> None:
     """Make table and report of a run again from its record, finished or not."""
+    if json is not None:
+        _check_writable(json)
     from protocols.show import show_record
 
     show_record(folder, json)
@@ -303,7 +308,7 @@ def _seconds(text: str) -> float:
         value = in_unit("s")(text)
     except ValueError as error:
         raise typer.BadParameter(f"--lease: {error}") from error
-    if not isinstance(value, float) or not value > 0:
+    if not isinstance(value, float) or not 0 < value < float("inf"):
         raise typer.BadParameter(f"--lease {text}: give a time above 0, such as '30 s'")
     return value
 
@@ -346,8 +351,7 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        ours = type(error).__module__.partition(".")[0] in ROOMS
-        if not ours and not isinstance(error, OSError):  # a fault of the program: show where
+        if not for_the_user(error) and not isinstance(error, OSError):  # a fault of the program: show where
             raise
         beside = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
         sys.stderr.write(f"xbar: {error}{beside}\n")

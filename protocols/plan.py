@@ -18,9 +18,11 @@ from typing import Any
 from analysis.record import Record
 from instruments.roles import ArrayCapabilities
 from protocols.costing_bench import Costs, Extremes
-from protocols.plan_run import CostingStation, PlanRun, Refusal, Tally, for_the_user
+from protocols.plan_run import CostingStation, PlanRun, Refusal, Tally
 from protocols.planned_station import PROBER_EXCHANGE, PlannedStation, planned_station
 from protocols.run import RunSettings
+from protocols.stopping import RunStopped
+from protocols.user_errors import for_the_user
 
 #: Bytes on the wire for one byte of the traffic file (measured on a run of mtj-mnist at a simulated station).
 TRAFFIC_COMPRESSION = 2.4
@@ -143,7 +145,7 @@ def plan_protocol(
             function(run, **parameters)
             run.close(failed=False)
         except Exception as error:
-            if not for_the_user(error):
+            if isinstance(error, RunStopped) or not for_the_user(error):
                 raise
             run.refuse(name, "", error)
         return _plan(run, planned)

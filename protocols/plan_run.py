@@ -21,13 +21,13 @@ from instruments.roles import LimitError
 from mapping.die_record import DieRecord
 from mapping.schedule import PulseSettings, WriteSchedule
 from protocols.bench import DOSE_LIMIT, Bench, Die
-from protocols.cli import ROOMS
 from protocols.costing_bench import Cells, CostingProber, CostingTester, Costs, Durations
 from protocols.plan_checks import check_dose, check_life, check_pulse_settings, check_schedule
 from protocols.planned import typical_of
 from protocols.planned_station import PlannedStation
 from protocols.run import Run, RunSettings
 from protocols.stopping import RunStopped, StopRequest
+from protocols.user_errors import for_the_user
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class PlanRun(Run):
         try:
             result = super().step(self._costed(function), die, **inputs)
         except Exception as error:
-            if for_the_user(error):
+            if for_the_user(error) and not isinstance(error, RunStopped):
                 self.refuse(function.__name__, die.name, error)
             raise
         if result.attrs.get("verdict") == "fail":
@@ -219,11 +219,6 @@ class PlanRun(Run):
             check_schedule(caps, schedule)
             self.tally.dose_limit = min(self.tally.dose_limit, schedule.pulse.dose_limit)
             check_dose(schedule, cells, records[0] if records else None)
-
-
-def for_the_user(error: Exception) -> bool:
-    """Whether an error is written for the user, not a fault of the program or of a script."""
-    return type(error).__module__.partition(".")[0] in ROOMS and not isinstance(error, RunStopped)
 
 
 def _stored(result: xr.Dataset) -> int:

@@ -50,7 +50,6 @@ def look(run, *, v_read: float = 0.1):
             raise OSError("the needle card is on fire")
         run.step(read, die, v_read=v_read)
 """
-FIRST = "c0r0"
 #: Words of a message that says what to do next, or what there is.
 WAY_ON = re.compile(
     r"\b(give|choose|restore|bring|take|use|start|make|there (is|are)|allowed|expected|look|write|connect|known|put|"
@@ -696,7 +695,7 @@ def npz_that_claims_much(path, marker):
 
 NPZ = {
     "code": npz_with_code,
-    "a pickle": lambda path, marker: path.write_bytes(pickle.dumps(Bomb(marker))),
+    "a pickle": lambda path, marker: path.write_bytes(pickle.dumps(Bomb(marker), protocol=2)),
     "a claim": npz_that_claims_much,
     "a zip of something else": lambda path, marker: npz_of_text(path),
     "a single array": lambda path, marker: path.write_bytes(npy_of(np.zeros(3))),
@@ -752,7 +751,7 @@ def torch_with_code(path, marker):
 WEIGHTS = {
     "code.pt": torch_with_code,
     "code.pth": torch_with_code,
-    "pickle.pt": lambda path, marker: path.write_bytes(pickle.dumps(Bomb(marker))),
+    "pickle.pt": lambda path, marker: path.write_bytes(pickle.dumps(Bomb(marker), protocol=2)),
     "old.pt": lambda path, marker: torch.save({"fc.weight": Bomb(marker)}, path, _use_new_zipfile_serialization=False),
     "cut.pt": lambda path, marker: (torch.save({"fc.weight": torch.ones(9, 9)}, path), cut(0.5)(path)),
     "tensor.pt": lambda path, marker: torch.save(torch.ones(2, 2), path),
@@ -765,7 +764,7 @@ WEIGHTS = {
     "claim.safetensors": lambda path, marker: path.write_bytes(struct.pack("<Q", 2**62) + b"{}"),
     "header.safetensors": lambda path, marker: path.write_bytes(struct.pack("<Q", 2) + b"[]"),
     "empty.safetensors": lambda path, marker: path.write_bytes(b""),
-    "pickle.safetensors": lambda path, marker: path.write_bytes(pickle.dumps(Bomb(marker))),
+    "pickle.safetensors": lambda path, marker: path.write_bytes(pickle.dumps(Bomb(marker), protocol=2)),
     "weights.onnx": lambda path, marker: path.write_bytes(b"x"),
 }
 
@@ -809,7 +808,9 @@ def virtual(file, marker):
 
 SCHEDULES = {
     "objects": replaced("states", data=b"x", dtype=h5py.special_dtype(vlen=bytes)),
-    "pickled bytes": replaced("states", data=lambda marker: np.frombuffer(pickle.dumps(Bomb(marker)), "u1")),
+    "pickled bytes": replaced(
+        "states", data=lambda marker: np.frombuffer(pickle.dumps(Bomb(marker), protocol=2), "u1")
+    ),
     "references": lambda file, marker: replaced("states", data=file.ref, dtype=h5py.ref_dtype)(file, marker),
     "an external link": linked("states", lambda folder: h5py.ExternalLink(str(folder / "secret.h5"), "states")),
     "a soft link outside": linked("states", lambda folder: h5py.SoftLink("/../../secret")),

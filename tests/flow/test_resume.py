@@ -272,6 +272,21 @@ def test_pause_and_resume_from_another_terminal(station, command, interrupted, t
         assert [event["data"]["step"] for event in record.events("paused")] == [1 + STEPS + 3]  # and the survey
 
 
+@posix_only
+def test_a_run_that_hangs_is_aborted_over_its_broker(station, command, interrupted, tmp_path):
+    file, log = station
+    with ended(interrupted("--station", file)) as process:
+        process.send_signal(signal.SIGSTOP)
+        done = xbar("abort", tmp_path / "lot")
+        assert done.status == 0 and "made safe over the broker" in done.said
+        assert_left_safely(happened(log))
+        process.send_signal(signal.SIGCONT)
+        (tmp_path / "go_on").touch()
+        assert process.wait(60) != 0
+    assert "xbar resume" in interrupted.said() and "Traceback" not in interrupted.said()
+    assert _status(tmp_path)["status"] in ("aborted", "failed")
+
+
 def test_abort_from_another_terminal(station, command, interrupted, tmp_path):
     file, log = station
     before = len(happened(log))

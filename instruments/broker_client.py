@@ -158,6 +158,8 @@ class BrokerClient:
     def _hang_up(self) -> None:
         self._asking.shutdown(wait=False)
         self._control.close()
+        for transport in self._transports:
+            transport.hang_up()
 
     def _connect(self, hello: dict[str, Any]) -> Link:
         return Link(self._port, {**hello, "token": self._token})
@@ -335,6 +337,11 @@ class BrokeredTransport:
     def keep_alive(self, message: KeepAlive | None) -> None:
         """See `instruments.wire.HeldTransport.keep_alive`."""
         self._ask(Operation.KEEP_ALIVE, json.dumps(None if message is None else message.to_tree()).encode())
+
+    def hang_up(self) -> None:
+        """Break the channel to the broker, whose connections end with it."""
+        if self._link is not None:
+            self._link.close()
 
     def direct(self) -> Device | None:
         """The same instrument over a connection of this process, freshly to be opened; None without a recipe."""

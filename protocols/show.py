@@ -37,6 +37,10 @@ def run_and_show(
     resumes: int | None = None,
 ) -> None:
     """Run a protocol; print its table, write its report and, if wanted, its numbers as JSON."""
+    if station is not None:
+        from instruments.station import check_station
+
+        check_station(station)  # before a run is entered in the record for it
     console = Console(stderr=False)
     where: dict[str, Any] = {"out": out, "station": station, "lot": lot, "settings": settings, "console": console}
     try:

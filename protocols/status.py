@@ -54,7 +54,7 @@ def lot_status(folder: Path) -> dict[str, Any]:
             "now": _now(runs[-1]["id"], events) if alive else None,
             "events": [event for event in events if event["kind"] not in POSITIONS][-LAST_EVENTS:],
             "unfired": {die: count for die in record.dies() if (count := len(record.unfired(die)))},
-            "next": next_commands(status, folder),
+            "next": next_commands(status, runs[-1]["protocol"] if runs else "", folder),
         }
 
 
@@ -65,13 +65,15 @@ def run_status(run: dict[str, Any], alive: dict[str, Any] | None) -> str:
     return str(run["status"])
 
 
-def next_commands(status: str, folder: Path) -> list[str]:
+def next_commands(status: str, protocol: str, folder: Path) -> list[str]:
     """What one would type next."""
     if status == "running":
         return [f"xbar pause {folder}", f"xbar abort {folder}"]
     if status == "paused":
         return [f"xbar resume {folder}", f"xbar abort {folder}"]
-    return [f"xbar report {folder}"] if status == "finished" else [f"xbar resume {folder}"]
+    if status != "finished":
+        return [f"xbar resume {folder}"]
+    return [f"xbar report {folder}" if protocol == "mtj-mnist" else f"xbar export {folder} --to hdf5"]
 
 
 def show_status(folder: Path, *, as_json: bool = False) -> None:

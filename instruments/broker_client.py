@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from instruments.broker_messages import GIVEN_UP, OPENING, OUT_OF_TURN, WAIT, Channel, Operation, Status
+from instruments.broker_messages import AWAKE, GIVEN_UP, OPENING, OUT_OF_TURN, WAIT, Channel, Operation, Status
 from instruments.off_recipe import Device, KeepAlive, OffRecipe, Outcome, make_safe
 from instruments.roles import InstrumentError
 from instruments.transports import transport_of
@@ -387,7 +387,7 @@ class Link:
 
     def __init__(self, port: int, hello: dict[str, Any]) -> None:
         try:
-            self._channel = Channel(socket.create_connection(("127.0.0.1", port), timeout=5.0))
+            self._channel = Channel(socket.create_connection(("127.0.0.1", port), timeout=5.0), AWAKE)
         except OSError as error:
             raise _gone(error) from error
         try:
@@ -450,7 +450,8 @@ def _spawn(errors: Any) -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=errors,
-        env=os.environ | {"PYTHONPATH": path},
+        # small matrices: more threads only fight over the processor with the program that measures
+        env=os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
         start_new_session=os.name == "posix",
         creationflags=detached,
     )

@@ -68,7 +68,8 @@ def _fitted(codes: Words) -> Words:
     """Coefficients (1/1024) that predict the other columns from the leading ones and a constant."""
     first = min(LEADING, codes.shape[1] - 1)
     known = np.column_stack([codes[:, :first], np.ones(len(codes))]).astype(float)
-    fitted, *_ = np.linalg.lstsq(known, codes[:, first:].astype(float), rcond=None)
+    # of the small normal equations: the codes are integers of 16 bits, and a poor fit only compresses less
+    fitted, *_ = np.linalg.lstsq(known.T @ known, known.T @ codes[:, first:].astype(float), rcond=None)
     return np.clip(np.round(1024 * fitted), -_LARGEST, _LARGEST).astype(np.int64)
 
 

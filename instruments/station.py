@@ -265,7 +265,7 @@ def _check_instrument(path: Path, name: str, entry: InstrumentEntry) -> dict[str
     if role is not None and not issubclass(driver, role):
         raise StationFileError(
             f"{path}: instruments.{name}.type: {entry.type} does not fill the role {role.__name__}; "
-            f"these do: {', '.join(_shipped(role))}"
+            f"choose one of: {', '.join(_shipped(role))}"
         )
     model = _settings_model(driver)
     try:
@@ -284,12 +284,12 @@ def _driver(path: Path, name: str, dotted: str) -> type[Instrument]:
         driver = getattr(importlib.import_module(module_name), class_name)
     except Exception as error:  # whatever a module does when it is imported
         raise StationFileError(
-            f"{path}: instruments.{name}.type: {dotted} cannot be found ({error}); drivers that come with this "
-            f"software: {', '.join(_shipped(Instrument))}"
+            f"{path}: instruments.{name}.type: {dotted} cannot be found ({error}); choose one that comes "
+            f"with this software: {', '.join(_shipped(Instrument))}"
         ) from error
     if not (isinstance(driver, type) and issubclass(driver, Instrument)):
         raise StationFileError(
-            f"{path}: instruments.{name}.type: {dotted} is no QCoDeS instrument; drivers that come with this software: "
+            f"{path}: instruments.{name}.type: {dotted} is no QCoDeS instrument; choose one of: "
             f"{', '.join(_shipped(Instrument))}"
         )
     return driver
@@ -335,6 +335,8 @@ def _explain(path: Path, error: ValidationError, prefix: str, allowed: Callable[
     for fault in error.errors():
         keys = [str(each) for each in fault["loc"]]
         text = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "string_pattern_mismatch":
+            text = "write the driver as package.module.Class"
         if fault["type"] == "extra_forbidden":
             text = f"unknown key; allowed: {', '.join(allowed(len(keys)).model_fields)}"
         lines.append(f"{path}: {prefix}{'.'.join(keys) or 'file'}: {text}")

@@ -24,6 +24,7 @@ from instruments.broker_messages import AWAKE, GIVEN_UP, OPENING, OUT_OF_TURN, W
 from instruments.off_recipe import Device, KeepAlive, OffRecipe, Outcome, make_safe
 from instruments.roles import InstrumentError
 from instruments.transports import transport_of
+from instruments.waiting import Abandonable
 
 RENEWAL = 0.5
 """Seconds between two renewals of the lease at least."""
@@ -98,16 +99,14 @@ class BrokerClient:
     def make_safe(self, reason: str) -> list[Outcome]:
         """Have every instrument made safe now, whoever is waiting for what; the station is released then.
 
-        If the broker is gone or does not answer, this program takes the connections and does it itself.
+        Raises
+        ------
+        BrokerError
+            The broker is gone or does not answer: nothing was made safe.
         """
-        try:
-            self.ask(Operation.STATUS, timeout=_ALIVE)
-            outcomes = json.loads(self.ask(Operation.MAKE_SAFE, reason.encode(), _SAFE))
-            return [Outcome(**outcome) for outcome in outcomes]
-        except BrokerError:
-            self._free_connections()
-            known = {(each.name, each.off): each for each in self._transports}
-            return make_safe([device for each in known.values() if (device := each.direct()) is not None])
+        self.ask(Operation.STATUS, timeout=_ALIVE)
+        outcomes = json.loads(self.ask(Operation.MAKE_SAFE, reason.encode(), _SAFE))
+        return [Outcome(**outcome) for outcome in outcomes]
 
     def status(self) -> dict[str, Any]:
         """What the broker says of itself."""
@@ -151,9 +150,6 @@ class BrokerClient:
         except RuntimeError as error:  # this conversation has ended
             raise _gone(error) from error
         return asked.result()
-
-    def _free_connections(self) -> None:
-        """See that a broker that is gone or hangs holds no connection; a visitor can do nothing about it."""
 
     def _hang_up(self) -> None:
         self._asking.shutdown(wait=False)
@@ -222,6 +218,16 @@ class Broker(BrokerClient):
             self._errors.close()
             raise
 
+    def make_safe(self, reason: str) -> list[Outcome]:
+        """As `BrokerClient.make_safe`; for a broker that is gone or hangs this program does it itself."""
+        try:
+            return super().make_safe(reason)
+        except BrokerError:
+            self._process.kill()  # one that hangs still holds the connections
+            self._process.wait()
+            known = {(each.name, each.off): each for each in self._transports}
+            return make_safe([device for each in known.values() if (device := each.direct()) is not None])
+
     def close(self, *, failed: bool = False) -> None:
         """Say goodbye; after a failure break the connection instead, so that the station is made safe."""
         if failed:
@@ -241,10 +247,6 @@ class Broker(BrokerClient):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close(failed=error is not None)
-
-    def _free_connections(self) -> None:
-        self._process.kill()
-        self._process.wait()
 
     def _started(self, settings: dict[str, Any], timeout: float) -> dict[str, Any]:
         process = self._process
@@ -270,7 +272,7 @@ class Broker(BrokerClient):
         return said
 
 
-class BrokeredTransport:
+class BrokeredTransport(Abandonable):
     """An instrument's connection that the broker holds; fills `instruments.wire.HeldTransport`.
 
     A request that is interrupted (Ctrl-C) loses its channel to the broker, with whatever may still arrive on it. The
@@ -278,11 +280,11 @@ class BrokeredTransport:
     """
 
     def __init__(self, broker: BrokerClient, link: Link, leads_to: dict[str, Any]) -> None:
+        super().__init__()
         self._broker, self._leads_to = broker, leads_to
         self._link: Link | None = link
         self._number = link.number
         self._opening = 0
-        self._given_up: str | None = None
         self._busy = threading.Lock()
         self.off: OffRecipe | None = None
 
@@ -294,7 +296,7 @@ class BrokeredTransport:
     def open(self) -> None:
         """See `Transport.open`."""
         self._opening += 1
-        self._given_up = None
+        self._abandoned = None
         self._ask(Operation.OPEN, OPENING.pack(self._opening), _OPENED)
 
     def close(self) -> None:
@@ -324,7 +326,8 @@ class BrokeredTransport:
 
     def abandon(self, reason: str | None) -> None:
         """See `Transport.abandon`; a broker that is gone holds nobody up."""
-        opening, self._given_up = self._opening, reason
+        opening = self._opening
+        super().abandon(reason)
         if reason is not None and self._busy.locked():
             with contextlib.suppress(InstrumentError):
                 self._broker.ask(Operation.ABANDON, GIVEN_UP.pack(self._number, opening) + reason.encode())
@@ -370,10 +373,6 @@ class BrokeredTransport:
             link.close()
             raise
         self._link = link
-
-    def _check_wanted(self) -> None:
-        if self._given_up is not None:
-            raise ConnectionError(self._given_up)
 
 
 def station_lock(station: Path) -> Path:

@@ -9,6 +9,8 @@ import struct
 import time
 from enum import IntEnum
 
+from instruments.waiting import SLICE
+
 LARGEST = 1 << 26
 """Bytes of a message at most."""
 
@@ -17,9 +19,6 @@ LARGEST_HELLO = 1 << 16
 
 AWAKE = 200e-6
 """Seconds for which a program that waits for an answer stays awake: waking up takes longer than most answers."""
-
-SLICE = 0.1
-"""Seconds of one wait; on Windows Ctrl-C does not get through a longer one."""
 
 _PIECE = 1 << 16  # bytes; a larger piece would be given fresh memory every time, which takes longer than all the rest
 

@@ -30,7 +30,7 @@ def abort(folder: Path) -> str:
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if running(folder) is None:
-            return "aborted: everything is grounded, the needles are off"
+            return f"the run has ended; xbar status {folder} says how"
         time.sleep(0.1)
     return f"the run does not answer; {_by_broker(folder)}"
 

@@ -328,6 +328,20 @@ def test_a_broker_that_hangs_is_replaced(start, parts, peer_board, peer_sentio):
     assert peer_board.latched and peer_sentio.z == 15700.0
 
 
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no signal that halts a process")
+def test_a_visitor_of_a_broker_that_hangs_is_not_told_that_all_is_safe(start, parts):
+    broker = start()
+    parts(broker)
+    visitor = BrokerClient(broker.port, broker.token, role="visitor")
+    os.kill(broker.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(BrokerError, match="is gone"):
+            visitor.make_safe("a visitor asks")
+    finally:
+        os.kill(broker.pid, signal.SIGCONT)
+        visitor.end()
+
+
 def test_a_watchdog_sleeps_while_the_broker_lives_and_bites_when_it_is_killed(simulated):
     broker = Broker(simulated.file)
     station = load_station(simulated.file, broker)
@@ -485,7 +499,7 @@ def test_an_abandonment_of_an_earlier_opening_is_ignored(start, parts):
     transport._busy.acquire()
     transport.abandon("too late")
     transport._busy.release()
-    transport._opening, transport._given_up = transport._opening + 1, None
+    transport._opening, transport._abandoned = transport._opening + 1, None
     assert link.last_action() and link.statistics.repeated_requests == 0
 
 

@@ -1,0 +1,1 @@
+"""What sits in the crosspoints: one small interface, and the devices that fill it."""

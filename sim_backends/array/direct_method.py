@@ -1,0 +1,193 @@
+"""Arrays solved by factorisation of all nodes: perfect, broken and uneven lines, nonlinear and gated cells on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim_backends.array.devices.interface import BoolArray, FloatArray
+from sim_backends.array.direct import DirectNetwork, DirectSolution
+from sim_backends.array.line_method import sets_of, solution_of
+from sim_backends.array.network_errors import ConvergenceError
+from sim_backends.array.network_problem import SIDES, TOP, Problem, Solution, bad_cell
+
+STEPS_MAX = 80
+HALVINGS_MAX = 40
+Indices = NDArray[np.intp]
+
+
+def solve(problem: Problem, cells: bool) -> Solution:
+    """Solve every problem by LU factorisation; nonlinear devices by Newton's method around it.
+
+    Raises
+    ------
+    NetworkError, ConvergenceError
+        As `sim_backends.array.network.solve`.
+    """
+    g = problem.g
+    if g is not None and not np.all((g >= 0) & (g < np.inf)):
+        raise bad_cell(g)
+    count, rows, columns = problem.count, problem.rows, problem.columns
+    currents = np.zeros((count, 4, max(rows, columns)))
+    v_cell, i_cell = np.empty((2, count, rows, columns)) if cells else (None, None)
+    find = _linear if problem.devices is None else _newton
+    for group in _groups(problem):
+        for chosen, found in find(problem, group):
+            for side, values in enumerate((found.i_left, found.i_right, found.i_top, found.i_bottom)):
+                currents[chosen, side, : values.shape[-1]] = values.reshape(len(chosen), -1)
+            if v_cell is not None and i_cell is not None:
+                v_cell[chosen] = found.v_cell.reshape(len(chosen), rows, columns)
+                i_cell[chosen] = found.i_cell.reshape(len(chosen), rows, columns)
+    return solution_of(problem, currents, v_cell, i_cell)
+
+
+class _Group:
+    """Problems with the same terminals, connected by the same resistances: one `DirectNetwork`, voltages of each."""
+
+    def __init__(
+        self, problem: Problem, members: Indices, voltages: list[FloatArray | None], connected: list[BoolArray | None]
+    ) -> None:
+        self.members = members
+        self.voltages = [None if v is None else np.nan_to_num(v[members]) for v in voltages]
+        resistance = []
+        for side, there in zip(problem.sides, connected, strict=True):
+            if side is None or there is None:
+                resistance.append(np.array(np.inf))
+            else:
+                source = np.broadcast_to(side.resistance, (*problem.lead, there.shape[-1])).reshape(there.shape)
+                resistance.append(np.where(there[members[0]], problem.lines.r_contact + source[members[0]], np.inf))
+        self.network = DirectNetwork(
+            problem.rows,
+            problem.columns,
+            problem.lines.r_row,
+            problem.lines.r_column,
+            **dict(zip(SIDES, resistance, strict=True)),
+        )
+
+    def drives(self, some: slice | Indices, sets: int) -> dict[str, FloatArray]:
+        """Voltages of some members as `DirectNetwork.solve` wants them, ``[set, drive, line]``."""
+        return {
+            side: v[some].reshape(sets, -1, v.shape[-1])
+            for side, v in zip(SIDES, self.voltages, strict=True)
+            if v is not None
+        }
+
+
+def _groups(problem: Problem) -> Iterator[_Group]:
+    count = problem.count
+    voltages: list[FloatArray | None] = []
+    connected: list[BoolArray | None] = []
+    for number, side in enumerate(problem.sides):
+        if side is None:
+            voltages.append(None)
+            connected.append(None)
+            continue
+        shape = (*problem.lead, problem.rows if number < TOP else problem.columns)
+        voltages.append(np.broadcast_to(side.voltage, shape).reshape(count, -1))
+        connected.append(np.broadcast_to(side.connected, shape).reshape(count, -1))
+    pattern = np.concatenate([c for c in connected if c is not None], axis=1).astype(float)
+    for number, side in enumerate(problem.sides):
+        if side is not None and np.ndim(side.resistance) > 1:
+            lines = problem.rows if number < TOP else problem.columns
+            spread = np.broadcast_to(side.resistance, (*problem.lead, lines)).reshape(count, -1)
+            pattern = np.concatenate([pattern, spread], axis=1)
+    _, which = np.unique(pattern, axis=0, return_inverse=True)
+    which = which.reshape(-1)
+    for number in range(int(which.max()) + 1):
+        yield _Group(problem, np.flatnonzero(which == number), voltages, connected)
+
+
+def _linear(problem: Problem, group: _Group) -> Iterator[tuple[Indices, DirectSolution]]:
+    """Solve a group: each set of conductances once for all its vectors, if every set has as many."""
+    g, which = sets_of(problem)
+    of_member = which[group.members]
+    order = np.argsort(of_member, kind="stable")
+    numbers, counts = np.unique(of_member, return_counts=True)
+    if np.all(counts == counts[0]):
+        some = g[numbers]
+        yield group.members[order], group.network.solve(some, some, **group.drives(order, len(numbers)))
+        return
+    some = g[of_member]
+    yield group.members, group.network.solve(some, some, **group.drives(slice(None), len(of_member)))
+
+
+def _newton(problem: Problem, group: _Group) -> Iterator[tuple[Indices, DirectSolution]]:
+    """Newton's method for all members of a group at once.
+
+    The currents of a solved linearised network balance exactly; what the devices conduct at its voltages may differ
+    from them, and no terminal current is wrong by more than the sum of these differences. A step is halved until the
+    sum falls.
+    """
+    members = group.members
+    evaluate = _evaluator(problem, members)
+    drives = group.drives(slice(None), len(members))
+    shape = (len(members), problem.rows, problem.columns)
+    v_row, v_column = np.zeros(shape), np.zeros(shape)
+    i, ga, gb = evaluate(v_row, v_column)
+    balanced: FloatArray | None = None
+    missing = np.full(len(members), np.inf)
+    for _ in range(STEPS_MAX):
+        offset = i - ga * v_row + gb * v_column
+        found = group.network.solve(ga, gb, offset=offset[:, None], **drives)
+        to_row, to_column, to_current = found.v_row[:, 0], found.v_column[:, 0], found.i_cell[:, 0]
+        v_row, v_column, balanced, missing, (i, ga, gb) = _advance(
+            evaluate, (v_row, v_column, balanced), (to_row, to_column, to_current), missing
+        )
+        terminal = np.max(
+            [np.abs(x).max(axis=(-1, -2)) for x in (found.i_left, found.i_right, found.i_top, found.i_bottom)], axis=0
+        )
+        if np.all(missing <= np.maximum(problem.tolerance * terminal, 1e-13 * np.abs(i).sum(axis=(1, 2)))):
+            yield members, found
+            return
+    worst = int(np.argmax(missing))
+    raise ConvergenceError(
+        f"network {members[worst]}: Newton's method left {missing[worst]:.3g} A unbalanced after {STEPS_MAX} steps"
+    )
+
+
+_State = tuple[FloatArray, FloatArray, FloatArray | None]
+_Evaluator = Callable[[FloatArray, FloatArray], tuple[FloatArray, FloatArray, FloatArray]]
+
+
+def _evaluator(problem: Problem, members: Indices) -> _Evaluator:
+    """Current of the devices of some problems, and its derivatives by the row and (negative) the column voltage."""
+    everything = (*problem.lead, problem.rows, problem.columns)
+    gated = getattr(problem.devices, "gated", False)
+
+    def spread(v: FloatArray) -> FloatArray:
+        full = np.zeros((problem.count, problem.rows, problem.columns))
+        full[members] = v
+        return full.reshape(everything)
+
+    def evaluate(v_row: FloatArray, v_column: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        if gated:
+            results = problem.devices.current(spread(v_row), spread(v_column))
+        else:
+            i, slope = problem.devices.current(spread(v_row - v_column))
+            results = (i, slope, slope)
+        i, ga, gb = (np.broadcast_to(x, everything).reshape(problem.count, *everything[-2:])[members] for x in results)
+        return i, ga, gb
+
+    return evaluate
+
+
+def _advance(
+    evaluate: _Evaluator, old: _State, new: tuple[FloatArray, FloatArray, FloatArray], missing: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, tuple[FloatArray, FloatArray, FloatArray]]:
+    """Go from one state to another, as far as what is missing from balance becomes less."""
+    length = np.ones(len(missing))
+    for _ in range(HALVINGS_MAX):
+        part = length[:, None, None]
+        v_row = old[0] + part * (new[0] - old[0])
+        v_column = old[1] + part * (new[1] - old[1])
+        balanced = new[2] if old[2] is None else old[2] + part * (new[2] - old[2])
+        conducted = evaluate(v_row, v_column)
+        now = np.abs(conducted[0] - balanced).sum(axis=(1, 2))
+        noise = 1e-13 * np.abs(balanced).sum(axis=(1, 2))
+        bad = ~(now <= np.maximum((1 - 1e-4 * length) * missing, noise))
+        if (old[2] is None and np.isfinite(now).all()) or not bad.any():
+            break
+        length = np.where(bad, length / 2, length)
+    return v_row, v_column, balanced, now, conducted

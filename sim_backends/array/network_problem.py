@@ -1,0 +1,254 @@
+"""What is to be solved: devices, lines and sources of an array in one shape, checked; and what a solution holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sim_backends.array.devices.interface import BoolArray, Conducting, FloatArray, cell_name
+from sim_backends.array.network_errors import NetworkError
+
+SIDES = ("left", "right", "top", "bottom")
+LEFT, RIGHT, TOP, BOTTOM = range(4)
+NO_RESISTANCE = 0.0
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Resistance of the lines of an array (Ohm).
+
+    Attributes
+    ----------
+    r_row, r_column
+        One segment of a row or column: a number, or one for every segment, ``[row, columns + 1]`` (from the left
+        terminal to the right one) and ``[rows + 1, column]`` (from the top one to the bottom one). Zero is a perfect
+        line, infinity a break.
+    r_contact
+        Between each terminal and its line, in series with the first segment.
+    """
+
+    r_row: float | FloatArray = 0.0
+    r_column: float | FloatArray = 0.0
+    r_contact: float = 0.0
+
+
+@dataclass(frozen=True)
+class Drive:
+    """Sources at one side: voltages (V; NaN = not connected) and their resistance (Ohm), both ``[..., line]``."""
+
+    voltage: ArrayLike
+    resistance: ArrayLike = 0.0
+
+
+class Side:
+    """Sources at one side of an array: voltages with all leading axes, and their resistance."""
+
+    __slots__ = ("resistance", "voltage")
+
+    def __init__(self, voltage: FloatArray, resistance: float | FloatArray) -> None:
+        self.voltage = voltage
+        self.resistance = resistance
+
+    @classmethod
+    def of(cls, given: ArrayLike | Drive | None, side: str, line: str, count: int) -> Side | None:
+        """Check what a caller gave for one side; None if nothing is connected there."""
+        if given is None:
+            return None
+        resistance: float | FloatArray = NO_RESISTANCE
+        if isinstance(given, Drive):
+            resistance = _checked(given.resistance, f"source resistance at the {side}", line, count)
+            if np.any(np.isnan(resistance)) or np.any(resistance < 0):
+                raise NetworkError(f"{side}: a source resistance is {np.min(resistance):g} Ohm; give 0 or more")
+            given = given.voltage
+        return cls(_checked(given, f"voltages at the {side}", line, count), resistance)
+
+    @property
+    def connected(self) -> BoolArray:
+        """Whether there is a source, ``[..., line]``."""
+        there: BoolArray = ~np.isnan(self.voltage) & np.isfinite(self.resistance)
+        return there
+
+
+def _checked(given: ArrayLike, what: str, line: str, count: int) -> FloatArray:
+    values = np.asarray(given)
+    if values.dtype.kind not in "fiub":
+        raise NetworkError(f"{what} are of type {values.dtype}: give real numbers")
+    if values.dtype != np.float64:
+        values = values.astype(np.float64)
+    if values.ndim == 0:
+        return np.full(count, values)
+    if values.shape[-1] not in (1, count):
+        raise NetworkError(f"{what} have shape {values.shape}: the last axis must be the {count} {line}s")
+    if values.shape[-1] != count:
+        return np.broadcast_to(values, (*values.shape[:-1], count))
+    return values
+
+
+@dataclass(slots=True)
+class Problem:
+    """One or many networks, checked as far as no arithmetic is needed.
+
+    Attributes
+    ----------
+    devices, g
+        Nonlinear devices, or conductances ``[..., row, column]`` (S); the other one is None.
+    rows, columns, lead
+        Shape of the array, and the leading axes of the result.
+    sides
+        Sources at left, right, top and bottom; None where nothing is connected.
+    lines, tolerance, near
+        As given.
+    """
+
+    devices: Any
+    g: FloatArray | None
+    rows: int
+    columns: int
+    lead: tuple[int, ...]
+    sides: tuple[Side | None, Side | None, Side | None, Side | None]
+    lines: Lines
+    tolerance: float
+    near: Solution | None = None
+
+    @classmethod
+    def of(
+        cls,
+        devices: ArrayLike | Conducting,
+        sources: tuple[ArrayLike | Drive | None, ...],
+        lines: Lines,
+        tolerance: float,
+        near: Solution | None = None,
+    ) -> Problem:
+        """Check what a caller gave and bring it into one shape; sources are left, right, top, bottom."""
+        nonlinear, g, shape = _devices(devices)
+        rows, columns = shape[-2:]
+        if not 1e-13 <= tolerance < 1:
+            raise NetworkError(f"tolerance {tolerance:g}: give a relative error from 1e-13 up to below 1")
+        sides = (
+            Side.of(sources[LEFT], "left", "row", rows),
+            Side.of(sources[RIGHT], "right", "row", rows),
+            Side.of(sources[TOP], "top", "column", columns),
+            Side.of(sources[BOTTOM], "bottom", "column", columns),
+        )
+        leads = [shape[:-2]]
+        for side in sides:
+            if side is not None:
+                leads += [side.voltage.shape[:-1], np.shape(side.resistance)[:-1]]
+        if len(leads) == 1:
+            raise NetworkError("no line is driven or grounded: give left, right, bottom or top")
+        try:
+            lead = np.broadcast_shapes(*leads)
+        except ValueError:
+            given = [f"{name} {side.voltage.shape}" for name, side in zip(SIDES, sides, strict=True) if side]
+            raise NetworkError(f"leading axes do not broadcast: devices {shape}, {', '.join(given)}") from None
+        return cls(nonlinear, g, rows, columns, lead, sides, lines, tolerance, near)
+
+    @property
+    def count(self) -> int:
+        """Number of networks."""
+        return math.prod(self.lead)
+
+    def floating(self) -> tuple[BoolArray, BoolArray]:
+        """Rows ``[..., row]`` and columns ``[..., column]`` without any source."""
+        row = np.ones(self.rows, dtype=bool)
+        column = np.ones(self.columns, dtype=bool)
+        for number, side in enumerate(self.sides):
+            if side is not None and number < TOP:
+                row = row & ~side.connected
+            elif side is not None:
+                column = column & ~side.connected
+        return row, column
+
+
+def _devices(devices: ArrayLike | Conducting) -> tuple[Any, FloatArray | None, tuple[int, ...]]:
+    """Nonlinear devices or conductances, and their shape."""
+    g: FloatArray | None = None
+    nonlinear: Any = None
+    if hasattr(devices, "current"):
+        nonlinear = devices
+        shape = tuple(nonlinear.shape)
+    else:
+        given = np.asarray(devices)
+        if given.dtype.kind not in "fiub":
+            raise NetworkError(f"conductances are of type {given.dtype}: give real numbers in siemens")
+        g = np.ascontiguousarray(given, dtype=np.float64)
+        shape = given.shape
+    if len(shape) < 2 or 0 in shape[-2:]:
+        raise NetworkError(f"devices have shape {shape}: give [..., row, column] with at least one of each")
+    return nonlinear, g, shape
+
+
+class Solution:
+    """What was found.
+
+    Attributes
+    ----------
+    i_left, i_right
+        Current from each source into its row, ``[..., row]`` (A); zero where none is connected.
+    i_bottom, i_top
+        Current out of each column into its source, ``[..., column]`` (A).
+    v_cell, i_cell
+        Voltage (row minus column node, V) and current (A) of every cell, ``[..., row, column]``, if asked for.
+    power
+        Power (W) that all sources together deliver, ``[...]``.
+    """
+
+    __slots__ = ("_i_cell", "_problem", "_v_cell", "i_bottom", "i_left", "i_right", "i_top", "state")
+
+    def __init__(
+        self, problem: Problem, currents: Sequence[FloatArray], v_cell: FloatArray | None, i_cell: FloatArray | None
+    ) -> None:
+        self._problem = problem
+        self.i_left, self.i_right, self.i_top, self.i_bottom = currents
+        self._v_cell = v_cell
+        self._i_cell = i_cell
+        self.state: tuple[FloatArray, FloatArray] | None = None  # of Newton's method, and its terminals
+
+    @property
+    def v_cell(self) -> FloatArray:
+        """Voltage of every cell, row minus column node, ``[..., row, column]`` (V)."""
+        return self._asked_for(self._v_cell)
+
+    @property
+    def i_cell(self) -> FloatArray:
+        """Current of every cell, from row to column, ``[..., row, column]`` (A)."""
+        if self._i_cell is None and self._v_cell is not None and self._problem.g is not None:
+            self._i_cell = self._problem.g * self._v_cell
+        return self._asked_for(self._i_cell)
+
+    @property
+    def power(self) -> FloatArray:
+        """Power delivered by all sources, ``[...]`` (W); what is lost in their resistance is included."""
+        total = np.zeros(self._problem.lead)
+        signs = (1.0, 1.0, -1.0, -1.0)
+        currents = (self.i_left, self.i_right, self.i_top, self.i_bottom)
+        for side, sign, current in zip(self._problem.sides, signs, currents, strict=True):
+            if side is not None:
+                total += sign * np.sum(np.where(side.connected, side.voltage, 0.0) * current, axis=-1)
+        return total
+
+    @staticmethod
+    def _asked_for(values: FloatArray | None) -> FloatArray:
+        if values is None:
+            raise AttributeError("cell voltages and currents were not asked for: solve(..., cells=True)")
+        return values
+
+
+def infinite_voltage(side: str, line: int) -> NetworkError:
+    """The error for a source of infinite voltage."""
+    name = "row" if side in SIDES[:TOP] else "column"
+    return NetworkError(f"{name} {line} is driven with an infinite voltage at the {side}; NaN leaves it unconnected")
+
+
+def bad_cell(g: FloatArray) -> NetworkError:
+    """The error for conductances of which at least one is none."""
+    index = tuple(int(part) for part in np.argwhere(~((g >= 0) & (g < np.inf)))[0])
+    value = g[index]
+    if value == np.inf:
+        return NetworkError(f"cell at {cell_name(index)} is a short of infinite conductance: give it a finite one")
+    return NetworkError(f"cell at {cell_name(index)} has a conductance of {value:g} S")

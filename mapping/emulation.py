@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from mapping.coding import AP, P
 from mapping.die_record import HARD_DEFECTS, CellClass, DieRecord
 from mapping.placement import LayerPlacement, Placement
-from sim_backends.array.lines import column_resistance, transfer_matrix
+from sim_backends.array.lines import column_resistance
+from sim_backends.array.network import Lines, transfer_matrix
 
 FloatArray = NDArray[np.float64]
 Multiply = Callable[[int, FloatArray], FloatArray]
@@ -176,8 +177,9 @@ def _pairs(
     """
     first = np.empty((layer.n_in, layer.copies, 2 * layer.n_out))
     third = np.empty_like(first)
-    gated = np.stack([np.where(read.column_mask, g[read.kernel], 0.0) for read in layer.reads])
-    transfers = transfer_matrix(gated, lines.row, lines.column, "backward", r_contact=lines.driver)
+    conducting = np.maximum(g, 0.0)  # a reading below zero is the noise of a cell that is open
+    gated = np.stack([np.where(read.column_mask, conducting[read.kernel], 0.0) for read in layer.reads])
+    transfers = transfer_matrix(gated, lines=Lines(lines.row, lines.column, lines.driver))
     for read, transfer in zip(layer.reads, transfers, strict=True):
         part = np.ix_(read.row_mask, read.column_mask)
         through, cells = transfer.T[part], g[read.kernel][part]

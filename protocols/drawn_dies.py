@@ -79,7 +79,7 @@ def geometry_of(lot: Lot) -> ArrayGeometry:
 
 def _read_all(die: Die, antiparallel: bool, readout: Readout) -> FloatArray:
     """Conductance (S) of all cells ``[kernel, row, column]`` with all that switch in one state."""
-    die.state = np.where(die.switchable, antiparallel, die.state)
+    die.put(antiparallel)
     volts = round(V_READ / readout.spec.dac_lsb) * readout.spec.dac_lsb
     kernels = range(die.lot.topology.kernels)
     return np.stack([_digitised(die.read(kernel, volts), readout, die.noise(kernel)) for kernel in kernels]) / volts

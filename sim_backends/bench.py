@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from sim_backends.array.devices.interface import BoolArray
 from sim_backends.array.die import Die, stream
 from sim_backends.array.lot import Lot
-from sim_backends.array.mtj import BoolArray
 from sim_backends.clock import StationClock
 from sim_backends.files import write_atomically
 from sim_backends.physical_log import PhysicalLog
@@ -183,8 +183,8 @@ def save_state(die: Die, path: Path) -> None:
         lambda file: np.savez(
             file,
             identity=identity,
-            state=np.packbits(die.state),
-            broken=np.packbits(die.broken),
+            state=np.packbits(die.devices.antiparallel),
+            broken=np.packbits(die.devices.broken),
             operations=np.array(die.operations),
         ),
     )
@@ -199,7 +199,8 @@ def load_state(die: Die, path: Path) -> None:
         If the file was written for another lot, seed or die, or is damaged.
     """
     if path.exists():
-        die.state, die.broken, die.operations = _saved(path, die.lot, die.seed, die.index)
+        devices = die.devices
+        devices.antiparallel, devices.broken, die.operations = _saved(path, die.lot, die.seed, die.index)
 
 
 def _saved(path: Path, lot: Lot, seed: int, index: int) -> tuple[BoolArray, BoolArray, int]:

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim_backends import frames
+from sim_backends.array.devices.interface import BoolArray, FloatArray
 from sim_backends.array.die import stream
-from sim_backends.array.lines import Direction
-from sim_backends.array.mtj import BoolArray, FloatArray
+from sim_backends.array.product import Direction
 from sim_backends.array.readout import Readout
 from sim_backends.bench import Bench
 from sim_backends.board_requests import BoardSpec, Limits, Opcode, Refusal, Status, set_bits, split, unpack

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim_backends import frames
-from sim_backends.array.mtj import BoolArray
+from sim_backends.array.devices.interface import BoolArray
 from sim_backends.array.quantity import Second, Specification
 from sim_backends.array.readout import ReadoutSpec
 from sim_backends.array.topology import Topology

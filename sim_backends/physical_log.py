@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from sim_backends.array.mtj import BoolArray
+from sim_backends.array.devices.interface import BoolArray
 from sim_backends.clock import StationClock
 from sim_backends.files import write_atomically
 

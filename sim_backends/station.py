@@ -18,6 +18,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from sim_backends.array.die import compile_ahead
 from sim_backends.array.lot import LotError, describe, load_lot
 from sim_backends.array.plain_yaml import PlainYamlError, read_yaml
 from sim_backends.array.quantity import Specification, split_sources
@@ -218,6 +219,7 @@ class Station:
 
     def start(self) -> None:
         """Begin to serve."""
+        compile_ahead()
         self.log.add("start", lot=self.bench.lot.name, seed=self.config.seed, pid=os.getpid())
         for server in self._servers.values():
             server.start()

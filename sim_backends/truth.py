@@ -48,27 +48,29 @@ class TruthFile:
 
     def write(self, dies: Sequence[Die]) -> None:
         """Replace the file by the truth of `dies`."""
-        per_die = [{**self._unchanging(die), "state": die.state, "broken": die.broken} for die in dies]
+        per_die = [
+            {**self._unchanging(die), "state": die.devices.antiparallel, "broken": die.devices.broken} for die in dies
+        ]
         arrays: dict[str, Any] = {name: np.stack([values[name] for values in per_die]) for name in per_die[0]}
         arrays |= {
             "die": np.array([die.index for die in dies]),
             "site": np.array([self._sites[die.index] for die in dies]),
             "meta": np.array(json.dumps(_meta(dies[0]))),
         }
-        arrays |= _line_arrays([(die.index, line) for die in dies for line in die.dead_lines], dies[0].state.shape)
+        arrays |= _line_arrays([(die.index, line) for die in dies for line in die.dead_lines], dies[0].devices.shape)
         write_atomically(self.path, lambda file: np.savez(file, **arrays))
 
     def _unchanging(self, die: Die) -> dict[str, Any]:
-        key = (die.index, int(die.broken.sum()))
+        key = (die.index, int(die.devices.broken.sum()))
         if key not in self._made:
             devices, v_read = die.devices, die.lot.v_read
             self._made[key] = {
                 "r_p": devices.r_p.astype(np.float32),
                 "r_ap": (devices.r_p * (1 + devices.tmr)).astype(np.float32),
-                "kind": devices.kind,
+                "kind": die.kind,
                 "alive": die.alive,
-                "g_p": die.conductance(v_read, state=False).astype(np.float32),
-                "g_ap": die.conductance(v_read, state=True).astype(np.float32),
+                "g_p": die.conductance(v_read, antiparallel=False).astype(np.float32),
+                "g_ap": die.conductance(v_read, antiparallel=True).astype(np.float32),
             }
         return self._made[key]
 

@@ -1,10 +1,10 @@
 """Compare the default TiO2 device with the laboratory's half-select database: python fit_tio2.py half_select_drift.csv
 
 The laboratory's writing is simulated on many 8 x 8 arrays at once: V/2 scheme, one cell after the other to random
-targets, each by converge-to-target. The voltages are ideal: at 8 x 8 and 100 to 500 uS, lines of 1 Ohm per segment
-lose about 1 %. The database's samples are changes of a written cell by k later
+targets, each by converge-to-target, beginning anywhere in the window. The voltages are ideal: at 8 x 8 and 100 to
+500 uS, lines of 1 Ohm per segment lose about 1 %. The database's samples are changes of a written cell by k later
 events, one event being the whole writing of another cell; samples beyond +-40 uS are not in it, so they are left out
-here too.
+here too, and so are cells that were given up at a cap.
 
 Source of the database: repository 3it-inpaqt/Hardware-Aware-Article of the authors of arXiv:2305.18495 (MIT licence,
 Copyright (c) 2023 Philippe Drolet).
@@ -18,15 +18,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mapping.converge import ConvergeToTarget, Ramps
 from sim_backends.array.devices.tio2 import V_LIMITS, WINDOW, WRITE_WIDTH, TiO2Devices
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
-START, STEP, TOLERANCE = 1.1, 0.02, 0.01  # V, V, of the target: headers of the laboratory's 8 x 8 array files
 DRIFT_MAX = 40e-6  # S; samples beyond it are not in the database
-SEQUENTIAL_SHARE = 0.21  # of arrays written row by row, the others in random order; assumed, fitted with the device
+SEQUENTIAL_SHARE = 0.2  # of arrays written row by row, the others in random order; assumed, fitted with the device
 
 #: Events after the writing of a cell: number of samples, mean and standard deviation of its change (uS). From the
 #: database, all that have at least 150 samples.
@@ -77,7 +77,7 @@ class Written:
     reads
         Conductance of every cell as read after each event (S), ``[array, event, cell]``.
     pulses, gave_up
-        Pulses taken, and whether a cap was met before the target, ``[array, cell]``.
+        Pulses taken, and whether the cell was given up at a cap, ``[array, cell]``.
     """
 
     order: IntArray
@@ -95,29 +95,6 @@ class Written:
         return np.where(left_out, np.nan, change)
 
 
-class Ramps:
-    """Amplitudes of converge-to-target (Alibart et al. 2012, as in the laboratory's code), a pair for each array.
-
-    An amplitude rises by a step with each pulse, and falls back to the start when the other polarity is needed.
-    """
-
-    def __init__(self, arrays: int) -> None:
-        self.sizes = np.full((arrays, 2), START)  # SET, RESET
-
-    def restart(self, arrays: BoolArray) -> None:
-        """Begin anew, with another cell."""
-        self.sizes[arrays] = START
-
-    def amplitude(self, raise_g: BoolArray, wanted: BoolArray) -> FloatArray:
-        """Voltage of the next pulse of each array (V): zero where none is wanted, NaN where it would pass the cap."""
-        arrays, side = np.arange(len(self.sizes)), np.where(raise_g, 0, 1)
-        size = self.sizes[arrays, side]
-        self.sizes[arrays[wanted], 1 - side[wanted]] = START
-        self.sizes[arrays[wanted], side[wanted]] += STEP
-        cap = np.where(raise_g, V_LIMITS[1], -V_LIMITS[0])
-        return np.where(wanted, np.where(size < cap + STEP / 2, np.where(raise_g, size, -size), np.nan), 0.0)
-
-
 def orders(arrays: int, cells: int, rng: np.random.Generator) -> IntArray:
     """In which order cells are written, ``[array, event]``: row by row in some arrays, random in the others."""
     order = rng.permuted(np.tile(np.arange(cells), (arrays, 1)), axis=1)
@@ -126,7 +103,13 @@ def orders(arrays: int, cells: int, rng: np.random.Generator) -> IntArray:
 
 
 def write(
-    devices: TiO2Devices, targets: FloatArray, order: IntArray, rng: np.random.Generator, keep_reads: bool = True
+    devices: TiO2Devices,
+    targets: FloatArray,
+    order: IntArray,
+    rng: np.random.Generator,
+    caps: tuple[float, float] = (V_LIMITS[1], V_LIMITS[0]),
+    pulses_at_cap: int = 1,
+    keep_reads: bool = True,
 ) -> Written:
     """Write arrays ``[array, row, column]`` cell by cell, each array at its own pace; a read in the band ends a cell.
 
@@ -138,6 +121,10 @@ def write(
         Conductances (S), ``[array, cell]``.
     order
         ``[array, event]``.
+    caps
+        Highest amplitude of SET and of RESET (V); default: those of the laboratory.
+    pulses_at_cap
+        Pulses in a row at a cap after which a cell is given up.
     keep_reads
         Whether `Written.reads` is wanted; without it there are no events in it.
     """
@@ -145,13 +132,14 @@ def write(
     cells, every = rows * columns, np.arange(arrays)
     reads = np.empty((arrays, cells if keep_reads else 0, cells))
     pulses, gave_up = np.zeros((arrays, cells), dtype=np.int64), np.zeros((arrays, cells), dtype=bool)
-    event, ramps = np.zeros(arrays, dtype=np.int64), Ramps(arrays)
+    settings = ConvergeToTarget(cap_set=caps[0], cap_reset=caps[1], pulses_at_cap=pulses_at_cap)
+    event, ramps = np.zeros(arrays, dtype=np.int64), Ramps(settings, arrays)
     while np.any(going := event < cells):
         cell = order[every, np.minimum(event, cells - 1)]
         g, noise = devices.g.reshape(arrays, cells), devices.read_noise().reshape(arrays, cells)
         read = g[every, cell] * (1 + noise[every, cell] * rng.standard_normal(arrays))
         target = targets[every, cell]
-        reached = going & (np.abs(read - target) <= TOLERANCE * target)
+        reached = going & (np.abs(read - target) <= settings.tolerance * target)
         amplitude = ramps.amplitude(read < target, going & ~reached)
         stopped = np.isnan(amplitude)
         gave_up[every[stopped], cell[stopped]] = True

@@ -8,33 +8,33 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from sim_backends.array.columns import column_by_column
+from sim_backends.array.devices.interface import BoolArray, FloatArray
+from sim_backends.array.devices.mtj import ASSUMED_LAWS, GENERIC, Mtj, MtjParameters
 from sim_backends.array.inverse import measured_junctions
-from sim_backends.array.lines import Direction, column_by_column
 from sim_backends.array.lot import KINDS, Lot
 from sim_backends.array.measured import MeasuredDies
-from sim_backends.array.mtj import (
-    BoolArray,
-    FloatArray,
-    Junctions,
-    cell_current,
-    junction_current,
-    junction_voltage,
-    repeated,
-    switching_probability,
-)
-from sim_backends.array.product import ProductModel, fit_odd_polynomial, product_model
+from sim_backends.array.product import Direction, ProductModel, fit_odd_polynomial, product_model
 from sim_backends.array.topology import Topology
 
 _DEVICES, _DEFECTS, _LINES, _STATE, _NOISE = range(1, 6)  # purposes of the random streams of a die
 _MODELS_KEPT = 64
-_SHORT, _OPEN, _STUCK_P, _STUCK_AP, _WEAK = (
-    KINDS.index(kind) for kind in ("short", "open", "stuck_p", "stuck_ap", "weak_tmr")
-)
+_GOOD, _SHORT, _OPEN, _STUCK_P, _STUCK_AP, _WEAK = range(len(KINDS))
 
 
 def stream(*key: int) -> np.random.Generator:
     """Random numbers that depend on a key of non-negative integers and on nothing else."""
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence(key)))
+
+
+def compile_ahead() -> None:
+    """Have compiled what reads, pulses and products need, so that nobody at a wire waits for it.
+
+    Takes some 15 s the first time on a machine; from then on it is a file that numba keeps.
+    """
+    cells = Mtj.draw((2, 2), stream(0))
+    column_by_column(cells, 0.1, np.ones(cells.shape, dtype=bool), 1.0, 1.0)
+    product_model(fit_odd_polynomial(cells, 0.1), 0.1, "forward", 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -51,22 +51,6 @@ class DeadLine:
     mask: BoolArray
 
 
-@dataclass(frozen=True)
-class Devices:
-    """What was made: per-cell arrays ``[kernel, row, column]`` that never change.
-
-    `r_p` (Ohm) and `tmr` already include defects (a short is `r_short` without TMR); `kind` is an index of `KINDS`.
-    """
-
-    r_p: FloatArray
-    tmr: FloatArray
-    v_critical_to_ap: FloatArray
-    v_critical_to_p: FloatArray
-    delta: FloatArray
-    v_breakdown: FloatArray
-    kind: NDArray[np.uint8]
-
-
 @dataclass
 class Die:
     """A die; reading and pulsing it needs no wire.
@@ -75,12 +59,13 @@ class Die:
     ----------
     lot, seed, index
         What it was drawn from: the same three are the same die for ever.
-    devices, dead_lines
-        Hidden truth.
-    state
-        True where a cell is antiparallel (AP), ``[kernel, row, column]``.
-    broken
-        True where a pulse has broken the barrier (a short from then on).
+    devices
+        The cells in the state they are in, ``[kernel, row, column]``. Defects are in them: a short is `r_short`
+        without magnetoresistance.
+    kind
+        Defect of each cell, index of `KINDS`.
+    dead_lines
+        Lines that carry no current.
     operations
         Reads, pulses and products so far; it keys the noise.
     """
@@ -88,10 +73,9 @@ class Die:
     lot: Lot
     seed: int
     index: int
-    devices: Devices
+    devices: Mtj
+    kind: NDArray[np.uint8]
     dead_lines: tuple[DeadLine, ...]
-    state: BoolArray
-    broken: BoolArray
     operations: int = 0
     _models: dict[tuple[object, ...], ProductModel] = field(default_factory=dict, repr=False)
 
@@ -103,50 +87,38 @@ class Die:
         """
         rng, measured = stream(seed, index, _DEVICES), lot.measured_dies
         if measured is not None:
-            lines = measured_dead_lines(lot, measured, index)
+            kind, lines = measured.kind[index], measured_dead_lines(lot, measured, index)
             devices, state = measured_devices(lot, measured, index, lines, rng), measured.state[index]
         else:
+            kind = draw_defects(lot, stream(seed, index, _DEFECTS))
             lines = draw_dead_lines(lot, stream(seed, index, _LINES))
-            devices = draw_devices(lot, draw_defects(lot, stream(seed, index, _DEFECTS)), rng)
             state = stream(seed, index, _STATE).random(lot.topology.shape) < lot.devices.fresh_ap_share
-        return cls(
-            lot=lot,
-            seed=seed,
-            index=index,
-            devices=devices,
-            dead_lines=lines,
-            state=np.where(devices.kind == _STUCK_P, False, np.where(devices.kind == _STUCK_AP, True, state)),
-            broken=np.zeros(lot.topology.shape, dtype=bool),
-        )
+            devices = draw_devices(lot, kind, rng)
+        devices.antiparallel = np.where(kind == _STUCK_P, False, np.where(kind == _STUCK_AP, True, state))
+        return cls(lot, seed, index, devices, kind, lines)
 
     @cached_property
     def alive(self) -> BoolArray:
         """Cells on no dead line, ``[kernel, row, column]``."""
         return cells_off(self.dead_lines, self.lot)
 
-    @cached_property
+    @property
     def switchable(self) -> BoolArray:
         """Cells that a pulse can switch unless it has broken them."""
-        return self.alive & np.isin(self.devices.kind, (0, _WEAK))
+        return self.alive & ~self.devices.fixed
 
-    def junctions(self, kernel: int | slice = slice(None), state: BoolArray | bool | None = None) -> Junctions:
-        """Junctions of a kernel (or of all), in their present state or another one."""
-        antiparallel = self.state[kernel] if state is None else state
-        broken = self.broken[kernel]
-        devices = self.lot.devices
-        return Junctions(
-            r_low=np.where(broken, devices.r_short, self.devices.r_p[kernel]),
-            tmr=np.where(antiparallel & ~broken, self.devices.tmr[kernel], 0.0),
-            v_half=devices.v_half,
-            r_selector=devices.r_selector,
-        )
+    def put(self, antiparallel: BoolArray | bool) -> None:
+        """Put all cells that can switch into a state, ``[kernel, row, column]``, without a pulse."""
+        self.devices.antiparallel = np.where(self.switchable, antiparallel, self.devices.antiparallel)
+        self._models.clear()
 
-    def conductance(
-        self, voltage: float, kernel: int | slice = slice(None), state: BoolArray | bool | None = None
-    ) -> FloatArray:
-        """Conductance of cells with their selector (S) at a cell voltage, without line resistance; 0 on dead lines."""
-        cells = self.junctions(kernel, state)
-        return self.alive[kernel] * cell_current(np.full(cells.r_low.shape, voltage), cells) / voltage
+    def conductance(self, voltage: float, antiparallel: BoolArray | bool | None = None) -> FloatArray:
+        """Conductance of all cells with their selector (S) at a cell voltage, without line resistance; 0 on dead lines.
+
+        In their present state, or all in another one.
+        """
+        cells = self.devices if antiparallel is None else self.devices.in_state(antiparallel)
+        return self.alive * cells.current(np.full(cells.shape, voltage))[0] / voltage
 
     def noise(self, kernel: int) -> np.random.Generator:
         """The noise of the next operation on a kernel; counts it."""
@@ -159,9 +131,9 @@ class Die:
 
         `columns` ``[column]`` limits the reading; the rest is zero.
         """
-        rows, width = self.lot.topology.shape[1:]
-        read = np.ones(width, dtype=bool) if columns is None else columns
-        return self._drive_columns(kernel, voltage, np.broadcast_to(read, (rows, width)))[1]
+        shape = self.lot.topology.shape[1:]
+        read = np.ones(shape, dtype=bool) if columns is None else np.broadcast_to(columns, shape)
+        return -self._drive_columns(kernel, voltage, read)[1]
 
     def pulse(
         self, kernel: int, mask: BoolArray, amplitude: float, width: float, count: int, rng: np.random.Generator
@@ -173,18 +145,7 @@ class Die:
         """
         if amplitude == 0 or not mask.any():
             return
-        to_ap = amplitude > 0
-        v_cell, i_cell = self._drive_columns(kernel, amplitude, mask)
-        v_junction = np.abs(v_cell - self.lot.devices.r_selector * i_cell)
-        switching = self.lot.devices.switching
-        critical = self.devices.v_critical_to_ap if to_ap else self.devices.v_critical_to_p
-        once = switching_probability(
-            v_junction, width, critical[kernel], self.devices.delta[kernel], switching.tau0, switching.error_floor
-        )
-        able = mask & self.switchable[kernel] & ~self.broken[kernel] & (self.state[kernel] != to_ap)
-        switched = able & (rng.random(mask.shape) < repeated(once, count))
-        self.state[kernel] ^= switched
-        self._break_down(kernel, v_cell, v_junction)
+        self.devices.part(kernel).pulse(self._drive_columns(kernel, amplitude, mask)[0], width, rng, count)
         self._models = {key: model for key, model in self._models.items() if key[0] != kernel}
 
     def product(self, kernel: int, direction: Direction, columns: BoolArray, amplitude: float) -> ProductModel:
@@ -194,10 +155,9 @@ class Die:
         """
         key = (kernel, direction, columns.tobytes(), amplitude)
         if key not in self._models:
-            lines = self.lot.lines
-            conducting = self.alive[kernel] & columns
+            lines, conducting = self.lot.lines, self.alive[kernel] & columns
             self._models[key] = product_model(
-                conducting * fit_odd_polynomial(self.junctions(kernel), amplitude),
+                conducting * fit_odd_polynomial(self.devices.part(kernel), amplitude),
                 amplitude,
                 direction,
                 lines.r_row,
@@ -208,29 +168,10 @@ class Die:
                 del self._models[next(iter(self._models))]
         return self._models[key]
 
-    def _break_down(self, kernel: int, v_cell: FloatArray, v_start: FloatArray) -> None:
-        ended = self.junctions(kernel)
-        v_end = np.abs(junction_voltage(v_cell, ended))
-        weakest = self.devices.v_breakdown[kernel]
-        barrier = self.devices.kind[kernel] != _SHORT
-        conducting = self.alive[kernel] & (self.devices.kind[kernel] != _OPEN)
-        self.broken[kernel] |= conducting & barrier & (np.maximum(v_start, v_end) > weakest)
-
     def _drive_columns(self, kernel: int, voltage: float, connected: BoolArray) -> tuple[FloatArray, FloatArray]:
-        cells = self.junctions(kernel)
-        conducting = self.alive[kernel] & connected
-        v_junction: FloatArray | None = None
-
-        def current(v_cell: FloatArray) -> FloatArray:
-            nonlocal v_junction  # the previous sweep's solution is a very good start
-            v_junction = junction_voltage(v_cell, cells, start=v_junction)
-            return np.where(conducting, junction_current(v_junction, cells), 0.0)
-
-        lines = self.lot.lines
-        v_cell, i_cell = column_by_column(
-            current, voltage, conducting, lines.r_row, lines.r_column, r_contact=lines.r_contact
-        )
-        return v_cell, i_cell
+        """Cell voltages and currents, row against column, with `voltage` at the columns and the rows at zero."""
+        cells, conducting, lines = self.devices.part(kernel), self.alive[kernel] & connected, self.lot.lines
+        return column_by_column(cells, voltage, conducting, lines.r_row, lines.r_column, r_contact=lines.r_contact)
 
 
 def draw_defects(lot: Lot, rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -248,25 +189,36 @@ def draw_defects(lot: Lot, rng: np.random.Generator) -> NDArray[np.uint8]:
     return np.where(bad, kinds, 0).astype(np.uint8)
 
 
-def draw_devices(lot: Lot, kind: NDArray[np.uint8], rng: np.random.Generator) -> Devices:
-    """Parameters of each device, with its defect applied."""
-    devices, switching, shape = lot.devices, lot.devices.switching, kind.shape
-    r_p = devices.r_p * np.exp(devices.r_p_spread * rng.standard_normal(shape))
-    tmr = devices.tmr * np.exp(devices.tmr_spread * rng.standard_normal(shape))
-    critical_spread = 1 + switching.v_critical_spread * rng.standard_normal((2, *shape))
-    delta = switching.delta * (1 + switching.delta_spread * rng.standard_normal(shape))
-    v_breakdown = devices.v_breakdown * (1 + devices.v_breakdown_spread * rng.standard_normal(shape))
-    tmr = np.where(kind == _WEAK, tmr * rng.uniform(*lot.defects.weak_tmr_factor, shape), tmr)
-    without_barrier = (kind == _SHORT) | (kind == _OPEN)
-    return Devices(
-        r_p=np.where(kind == _SHORT, devices.r_short, np.where(kind == _OPEN, devices.r_open, r_p)),
-        tmr=np.where(without_barrier, 0.0, tmr),
-        v_critical_to_ap=switching.v_critical_to_ap * critical_spread[0],
-        v_critical_to_p=switching.v_critical_to_p * critical_spread[1],
-        delta=delta,
-        v_breakdown=v_breakdown,
-        kind=kind,
-    )
+def draw_devices(lot: Lot, kind: NDArray[np.uint8], rng: np.random.Generator) -> Mtj:
+    """Parameters of each device, with its defect applied; all in P."""
+    devices = Mtj.draw(kind.shape, rng, parameters_of(lot))
+    weak = rng.uniform(*lot.defects.weak_tmr_factor, kind.shape)
+    short, opened = kind == _SHORT, kind == _OPEN
+    without_barrier = short | opened
+    devices.r_p = np.where(short, lot.devices.r_short, np.where(opened, lot.devices.r_open, devices.r_p))
+    devices.tmr = np.where(without_barrier, 0.0, np.where(kind == _WEAK, devices.tmr * weak, devices.tmr))
+    devices.v_breakdown = np.where(without_barrier, np.inf, devices.v_breakdown)
+    devices.fixed = ~np.isin(kind, (_GOOD, _WEAK))
+    devices.assumed = assumed_of(lot)
+    return devices
+
+
+def parameters_of(lot: Lot) -> MtjParameters:
+    """What the cells of a lot have in common."""
+    values = lot.devices.model_dump(exclude={"switching", "r_open", "fresh_ap_share"})
+    noise = GENERIC.read_noise if lot.read_noise is None else lot.read_noise.cell
+    return MtjParameters(**values, **lot.devices.switching.model_dump(), read_noise=noise)
+
+
+def assumed_of(lot: Lot) -> dict[str, str]:
+    """What is not measured of the cells of a lot: the laws, and each value whose source does not say otherwise."""
+    assumed = dict(ASSUMED_LAWS)
+    for path, values in (("devices", lot.devices), ("devices.switching", lot.devices.switching)):
+        for name in values.model_dump(exclude={"switching"}):
+            source = lot.sources.get(f"{path}.{name}", "assumed")
+            if source.startswith("assumed"):
+                assumed[name] = source
+    return assumed
 
 
 def draw_dead_lines(lot: Lot, rng: np.random.Generator) -> tuple[DeadLine, ...]:
@@ -307,7 +259,7 @@ def measured_dead_lines(lot: Lot, measured: MeasuredDies, index: int) -> tuple[D
 
 def measured_devices(
     lot: Lot, measured: MeasuredDies, index: int, lines: tuple[DeadLine, ...], rng: np.random.Generator
-) -> Devices:
+) -> Mtj:
     """Devices that read as those of a measured die did; what no read tells is drawn."""
     kind = measured.kind[index]
     alive = cells_off(lines, lot)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sim_backends.array.devices.interface import BoolArray, FloatArray
 from sim_backends.array.direct import DirectNetwork, DirectSolution
-from sim_backends.array.line_method import sets_of, solution_of
+from sim_backends.array.line_method import sets_of
 from sim_backends.array.network_errors import ConvergenceError
-from sim_backends.array.network_problem import SIDES, TOP, Problem, Solution, bad_cell
+from sim_backends.array.network_problem import BOTTOM, LEFT, RIGHT, SIDES, TOP, Problem, Solution, bad_cell
 
 STEPS_MAX = 80
 HALVINGS_MAX = 40
@@ -29,6 +30,8 @@ def solve(problem: Problem, cells: bool) -> Solution:
     g = problem.g
     if g is not None and not np.all((g >= 0) & (g < np.inf)):
         raise bad_cell(g)
+    if _perfectly_held(problem):
+        return _without_lines(problem, cells)
     count, rows, columns = problem.count, problem.rows, problem.columns
     currents = np.zeros((count, 4, max(rows, columns)))
     v_cell, i_cell = np.empty((2, count, rows, columns)) if cells else (None, None)
@@ -40,7 +43,36 @@ def solve(problem: Problem, cells: bool) -> Solution:
             if v_cell is not None and i_cell is not None:
                 v_cell[chosen] = found.v_cell.reshape(len(chosen), rows, columns)
                 i_cell[chosen] = found.i_cell.reshape(len(chosen), rows, columns)
-    return solution_of(problem, currents, v_cell, i_cell)
+    return Solution(problem, currents, v_cell, i_cell)
+
+
+def _perfectly_held(problem: Problem) -> bool:
+    """Whether every line is a perfect conductor held by one perfect source: nothing is left to solve."""
+    lines = problem.lines
+    if any(np.ndim(r) > 0 or r != 0 for r in (lines.r_row, lines.r_column, lines.r_contact)):
+        return False
+    if getattr(problem.devices, "gated", False):
+        return False
+    for one, other in ((LEFT, RIGHT), (TOP, BOTTOM)):
+        sides = [side for side in (problem.sides[one], problem.sides[other]) if side is not None]
+        if len(sides) != 1 or np.any(sides[0].resistance) or not np.isfinite(sides[0].voltage).all():
+            return False
+    return True
+
+
+def _without_lines(problem: Problem, cells: bool) -> Solution:
+    """Every cell sees the difference of its sources, and every source carries the cells of its line."""
+    row, column = (LEFT if problem.sides[LEFT] else RIGHT), (TOP if problem.sides[TOP] else BOTTOM)
+    of_rows, of_columns = problem.sides[row], problem.sides[column]
+    assert of_rows is not None and of_columns is not None
+    v = of_rows.voltage[..., :, None] - of_columns.voltage[..., None, :]
+    i = problem.devices.current(v)[0] if problem.g is None else problem.g * v
+    shape = (*problem.lead, problem.rows, problem.columns)
+    v, i = (np.broadcast_to(x, shape).reshape(problem.count, *shape[-2:]) for x in (v, i))
+    currents = np.zeros((problem.count, 4, max(shape[-2:])))
+    currents[:, row, : problem.rows] = i.sum(axis=-1)
+    currents[:, column, : problem.columns] = i.sum(axis=-2)
+    return Solution(problem, currents, v, i) if cells else Solution(problem, currents, None, None)
 
 
 class _Group:
@@ -50,7 +82,7 @@ class _Group:
         self, problem: Problem, members: Indices, voltages: list[FloatArray | None], connected: list[BoolArray | None]
     ) -> None:
         self.members = members
-        self.voltages = [None if v is None else np.nan_to_num(v[members]) for v in voltages]
+        self.voltages = [None if v is None else np.where(np.isnan(v), 0.0, v)[members] for v in voltages]
         resistance = []
         for side, there in zip(problem.sides, connected, strict=True):
             if side is None or there is None:
@@ -65,6 +97,15 @@ class _Group:
             problem.lines.r_column,
             **dict(zip(SIDES, resistance, strict=True)),
         )
+
+        sources = [
+            np.where(there, v, np.nan)[members]
+            for v, there in zip(voltages, connected, strict=True)
+            if v is not None and there is not None
+        ]
+        everywhere = np.concatenate(sources, axis=1)
+        self.highest = np.nanmax(np.abs(everywhere), axis=1)  # V
+        self.span = np.nanmax(everywhere, axis=1) - np.nanmin(everywhere, axis=1)  # V
 
     def drives(self, some: slice | Indices, sets: int) -> dict[str, FloatArray]:
         """Voltages of some members as `DirectNetwork.solve` wants them, ``[set, drive, line]``."""
@@ -127,19 +168,30 @@ def _newton(problem: Problem, group: _Group) -> Iterator[tuple[Indices, DirectSo
     v_row, v_column = np.zeros(shape), np.zeros(shape)
     i, ga, gb = evaluate(v_row, v_column)
     balanced: FloatArray | None = None
-    missing = np.full(len(members), np.inf)
+    missing = moved_before = np.full(len(members), np.inf)
+    # all sources at one voltage: there is no current that anything could be relative to
+    idle = np.where(group.span == 0, 1e-13 * group.highest, 0.0)
+    enough = np.maximum(0.1 * problem.tolerance * group.span, 4e-15 * group.highest)
     for _ in range(STEPS_MAX):
         offset = i - ga * v_row + gb * v_column
         found = group.network.solve(ga, gb, offset=offset[:, None], **drives)
         to_row, to_column, to_current = found.v_row[:, 0], found.v_column[:, 0], found.i_cell[:, 0]
-        v_row, v_column, balanced, missing, (i, ga, gb) = _advance(
+        moved = np.abs((to_row - v_row) - (to_column - v_column)).max(axis=(1, 2))
+        v_row, v_column, balanced, missing, (i, ga, gb), whole = _advance(
             evaluate, (v_row, v_column, balanced), (to_row, to_column, to_current), missing
         )
         terminal = np.max(
             [np.abs(x).max(axis=(-1, -2)) for x in (found.i_left, found.i_right, found.i_top, found.i_bottom)], axis=0
         )
-        if np.all(missing <= np.maximum(problem.tolerance * terminal, 1e-13 * np.abs(i).sum(axis=(1, 2)))):
-            yield members, found
+        rounding = np.maximum(1e-13 * np.abs(i).sum(axis=(1, 2)), idle * ga.sum(axis=(1, 2)))
+        close = missing <= np.maximum(problem.tolerance * terminal, rounding)
+        shrink = np.divide(
+            moved, moved_before, out=np.ones(len(members)), where=(moved_before > 0) & (moved_before < np.inf)
+        )
+        settled = moved * np.minimum(shrink, 1.0) <= enough
+        moved_before = moved
+        if whole and np.all(close & settled):
+            yield members, replace(found, i_cell=i[:, None])
             return
     worst = int(np.argmax(missing))
     raise ConvergenceError(
@@ -175,8 +227,8 @@ def _evaluator(problem: Problem, members: Indices) -> _Evaluator:
 
 def _advance(
     evaluate: _Evaluator, old: _State, new: tuple[FloatArray, FloatArray, FloatArray], missing: FloatArray
-) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, tuple[FloatArray, FloatArray, FloatArray]]:
-    """Go from one state to another, as far as what is missing from balance becomes less."""
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, tuple[FloatArray, FloatArray, FloatArray], bool]:
+    """Go from one state to another, as far as what is missing from balance becomes less; whether all went all the way."""
     length = np.ones(len(missing))
     for _ in range(HALVINGS_MAX):
         part = length[:, None, None]
@@ -190,4 +242,4 @@ def _advance(
         if (old[2] is None and np.isfinite(now).all()) or not bad.any():
             break
         length = np.where(bad, length / 2, length)
-    return v_row, v_column, balanced, now, conducted
+    return v_row, v_column, balanced, now, conducted, bool(np.all(length == 1.0))

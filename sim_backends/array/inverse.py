@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from sim_backends.array.devices.interface import BoolArray, FloatArray
 from sim_backends.array.lines import cell_voltages
 from sim_backends.array.lot import KINDS, Lot
-from sim_backends.array.mtj import BoolArray, FloatArray
 
 R_LEAST = 1.0  # Ohm; what is left for a junction that reads better than its selector and lines allow
 _SAME = 0.1  # two reads of a short that differ by more, relative: it broke down between them

@@ -38,8 +38,8 @@ COMPILED: dict[str, Any] = {"fastmath": FAST, "nogil": True, "cache": True, "err
 
 
 @njit(**COMPILED)
-def connect(ends: Any, side: int, voltage: Any) -> tuple[bool, int]:
-    """Put voltages ``[problem, line]`` of a side into `ends`, with a conductance of 1 where there is one (not NaN).
+def connect(ends: Any, side: int, voltage: Any, g: float) -> tuple[bool, int]:
+    """Put voltages ``[problem, line]`` of a side into `ends`, with a conductance `g` where there is one (not NaN).
 
     Returns
     -------
@@ -51,7 +51,7 @@ def connect(ends: Any, side: int, voltage: Any) -> tuple[bool, int]:
         for line in range(voltage.shape[1]):
             v = voltage[problem, line]
             if v - v == 0.0:
-                ends[problem, side, 0, line] = 1.0
+                ends[problem, side, 0, line] = g
                 ends[problem, side, 1, line] = v
             elif v != v:
                 everywhere = False
@@ -479,7 +479,18 @@ def row_deviations(
 
 @njit(**COMPILED)
 def linear_network(
-    d: Any, which: Any, fresh: Any, wires: Any, ends: Any, tolerance: float, currents: Any, v_cell: Any
+    d: Any,
+    which: Any,
+    fresh: Any,
+    wires: Any,
+    ends: Any,
+    tolerance: float,
+    currents: Any,
+    v_cell: Any,
+    inverse_rows: Any,
+    inverse_columns: Any,
+    work: Any,
+    block: Any,
 ) -> tuple[int, int]:
     """Terminal currents of arrays of linear cells.
 
@@ -498,6 +509,8 @@ def linear_network(
         bottom.
     v_cell
         Gets the cell voltages ``[problem, row, column]`` (V), unless it is empty.
+    inverse_rows, inverse_columns, work, block
+        Memory to work in (`sim_backends.array.scratch`).
 
     Returns
     -------
@@ -505,11 +518,6 @@ def linear_network(
         The first problem that failed and `BAD_CELL` or `NO_PROGRESS`, or -1 and 0.
     """
     rows, columns = d.shape[1:]
-    lanes = min(LANES, (rows + 7) // 8 * 8)
-    inverse_rows = np.empty(((rows + lanes - 1) // lanes, columns, lanes))
-    inverse_columns = np.empty((rows, columns + PADDING))
-    work = np.empty((5, rows, columns + PADDING))
-    block = np.zeros((columns, lanes + PADDING))
     tips, heads, row_ref, column_ref = np.empty((2, rows)), np.empty((2, columns)), np.empty(rows), np.empty(columns)
     drive = np.zeros((4, ends.shape[3]))
     keep = v_cell.size > 0

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +11,7 @@ from sim_backends.array import line_kernels as kernels
 from sim_backends.array.devices.interface import BoolArray, FloatArray
 from sim_backends.array.network_errors import ConvergenceError, NetworkError
 from sim_backends.array.network_problem import (
-    BOTTOM,
-    LEFT,
     NO_RESISTANCE,
-    RIGHT,
     SIDES,
     TOP,
     Problem,
@@ -27,9 +20,10 @@ from sim_backends.array.network_problem import (
     bad_cell,
     infinite_voltage,
 )
+from sim_backends.array.scratch import in_threads, line_scratch
 
 NO_CELLS = np.empty((0, 0, 0))
-WORTH_A_THREAD = 30_000  # cells times problems; below it a second thread costs more than it saves
+TOLERANCE_LEAST = 1e-13
 FIRST, FRESH = np.zeros(1, dtype=np.intp), np.ones(1, dtype=bool)
 
 
@@ -44,8 +38,6 @@ def unfit(problem: Problem) -> str | None:
             r = float(r)
         if not 0 < r < np.inf:
             return f"{name} is {r:g} Ohm"
-    if problem.devices is not None and getattr(problem.devices, "gated", False):
-        return "the devices have a third terminal"
     return None
 
 
@@ -80,15 +72,13 @@ def ends_of(problem: Problem) -> tuple[FloatArray, bool]:
             v = np.broadcast_to(v, (*problem.lead, v.shape[-1])).reshape(count, -1)
         else:
             v = v.reshape(1, -1)
-        there, infinite = kernels.connect(ends, number, v)
+        series = (lines.r_row if number < TOP else lines.r_column) + lines.r_contact
+        there, infinite = kernels.connect(ends, number, v, 1.0 / series)
         if infinite >= 0:
             raise infinite_voltage(SIDES[number], infinite)
-        series = (lines.r_row if number < TOP else lines.r_column) + lines.r_contact
-        if side.resistance is NO_RESISTANCE:
-            ends[:, number, 0, : v.shape[-1]] *= 1.0 / series
-        else:
+        if side.resistance is not NO_RESISTANCE:
             resistance = np.broadcast_to(side.resistance, (*problem.lead, v.shape[-1])).reshape(v.shape)
-            ends[:, number, 0, : v.shape[-1]] *= 1.0 / (series + resistance)
+            ends[:, number, 0, : v.shape[-1]] *= series / (series + resistance)
             there = there and bool(np.isfinite(resistance).all())
         held[number // TOP] |= there
     return ends, not all(held)
@@ -117,7 +107,15 @@ def solve(problem: Problem, cells: bool) -> Solution:
     def some(part: slice) -> None:
         fresh[part.start] = True
         where, status = kernels.linear_network(
-            g, which[part], fresh[part], wires, ends[part], problem.tolerance / 2, currents[part], v_cell[part]
+            g,
+            which[part],
+            fresh[part],
+            wires,
+            ends[part],
+            problem.tolerance / 2,
+            currents[part],
+            v_cell[part],
+            *line_scratch(problem.rows, problem.columns),
         )
         if status == kernels.BAD_CELL:
             raise bad_cell(given)
@@ -130,7 +128,7 @@ def solve(problem: Problem, cells: bool) -> Solution:
     if order is not None:
         inverse = np.argsort(order)
         currents, v_cell = currents[inverse], v_cell[inverse] if cells else NO_CELLS
-    return solution_of(problem, currents, v_cell if cells else None, None)
+    return Solution(problem, currents, v_cell if cells else None, None)
 
 
 def _in_order(problem: Problem, ends: FloatArray) -> tuple[NDArray[np.intp], BoolArray, NDArray[np.intp] | None]:
@@ -143,30 +141,6 @@ def _in_order(problem: Problem, ends: FloatArray) -> tuple[NDArray[np.intp], Boo
     fresh = np.ones(which.size, dtype=bool)
     fresh[1:] = (np.diff(which) != 0) | np.any(ends[1:, :, 0] != ends[:-1, :, 0], axis=(1, 2))
     return which, fresh, order
-
-
-def in_threads(work: Callable[[slice], None], count: int, size: int) -> None:
-    """Do `work` on slices of `count` problems of so many cells, in as many threads as pay."""
-    threads = 1 if count == 1 else min(os.cpu_count() or 1, count, count * size // WORTH_A_THREAD)
-    if threads < 2:
-        work(slice(0, count))
-        return
-    edges = np.linspace(0, count, threads + 1).astype(int)
-    parts = [slice(int(a), int(b)) for a, b in pairwise(edges)]
-    with ThreadPoolExecutor(threads) as pool:
-        for done in [pool.submit(work, part) for part in parts]:
-            done.result()
-
-
-def solution_of(
-    problem: Problem, currents: FloatArray, v_cell: FloatArray | None, i_cell: FloatArray | None
-) -> Solution:
-    """Give results ``[problem, ...]`` the leading axes of the problem."""
-    rows, columns, lead = problem.rows, problem.columns, problem.lead
-    of_side = ((LEFT, rows), (RIGHT, rows), (TOP, columns), (BOTTOM, columns))
-    sides = [currents[:, side, :count].reshape(*lead, count) for side, count in of_side]
-    cell_arrays = [None if x is None else x.reshape(*lead, rows, columns) for x in (v_cell, i_cell)]
-    return Solution(problem, sides, *cell_arrays)
 
 
 def sets_of(problem: Problem) -> tuple[FloatArray, NDArray[np.intp]]:
@@ -208,50 +182,107 @@ def transfer_pays(problem: Problem) -> bool:
     if problem.g is None or problem.count < 16:
         return False
     sets = problem.g.size // (problem.rows * problem.columns)
-    varies = [side for side in problem.sides if side is not None and side.voltage.ndim > 1]
-    if problem.count < 4 * sets or any(np.isnan(side.voltage).any() for side in varies):
+    if problem.count < 4 * sets:
         return False
-    return problem.count > 1.2 * sets * len(_driven(problem)[0])
+    driving = 0
+    for side in problem.sides:
+        if side is not None:
+            driving += side.voltage.shape[-1] if side.voltage.ndim > 1 or side.voltage.any() else 0
+    return problem.count > 1.2 * sets * driving and _uneven_side(problem) is None
+
+
+def _uneven_side(problem: Problem) -> str | None:
+    """The first side that is not connected in the same way in all problems."""
+    for name, side in zip(SIDES, problem.sides, strict=True):
+        if side is None:
+            continue
+        connections = (np.isnan(side.voltage), np.asarray(side.resistance))
+        if any(np.any(x != x.reshape(-1, x.shape[-1])[0]) for x in connections if x.ndim > 1 and x.any()):
+            return name
+    return None
 
 
 def solve_by_transfer(problem: Problem, cells: bool) -> Solution:
     """Solve for a unit voltage at every driven terminal in turn, then add up."""
     if problem.g is None:
         raise NetworkError("the transfer matrix is for linear cells: use method='lines' or 'auto'")
+    uneven = _uneven_side(problem)
+    if uneven is not None:
+        raise NetworkError(
+            f"{uneven}: which lines are connected, or through which resistance, differs between vectors, so there is "
+            "no one transfer matrix: use method='lines' or 'auto'"
+        )
     terminals, voltages = _driven(problem)
-    response = solve(_unit_problem(problem, terminals), cells)
+    unit = _unit_problem(problem, terminals)
+    unit.tolerance = max(problem.tolerance / (4 * len(terminals)), TOLERANCE_LEAST)  # errors add up
+    response = solve(unit, cells)
 
-    def combine(of_units: FloatArray) -> FloatArray:
-        out = of_units.shape[-1]
-        if of_units.ndim == 2:  # the same cells for all vectors: one matrix product
-            return (voltages.reshape(-1, len(terminals)) @ of_units).reshape(*problem.lead, out)
-        return np.matmul(voltages[..., None, :], of_units)[..., 0, :]
+    def combine(of_units: FloatArray, v: FloatArray = voltages) -> FloatArray:
+        """Sum over the terminals, the last leading axis of what each of them does."""
+        if len(response.lead) == 1:  # the same cells for all vectors: one matrix product
+            return v.reshape(-1, len(terminals)) @ of_units
+        by_set = of_units.reshape(*response.lead, -1)
+        return np.matmul(v[..., None, :], by_set)[..., 0, :].reshape(problem.count, -1)
 
-    currents = [combine(side) for side in (response.i_left, response.i_right, response.i_top, response.i_bottom)]
-    if not cells:
-        return Solution(problem, currents, None, None)
-    flat = response.v_cell.reshape(*response.v_cell.shape[:-2], -1)
-    return Solution(problem, currents, combine(flat).reshape(*problem.lead, problem.rows, problem.columns), None)
+    currents = np.zeros((problem.count, *response.currents.shape[1:]))
+    for number, side in enumerate(problem.sides):
+        if side is not None:
+            lines = side.voltage.shape[-1]
+            currents[:, number, :lines] = combine(response.currents[:, number, :lines])
+    largest = np.abs(response.currents).max(axis=(1, 2))
+    _refuse_cancelled(problem, unit.tolerance * combine(largest[:, None], np.abs(voltages))[:, 0], currents)
+    v_cell = combine(response.v_cell.reshape(-1, problem.rows * problem.columns)) if cells else None
+    return Solution(problem, currents, v_cell, None)
+
+
+def _refuse_cancelled(problem: Problem, error: FloatArray, currents: FloatArray) -> None:
+    """Raise `ConvergenceError` for vectors whose responses cancel so far that their errors ``[problem]`` (A) count."""
+    least = np.zeros(len(error))  # what the largest current is at least: found faster than the largest itself
+    for number, side in enumerate(problem.sides):
+        if side is not None:
+            of_side = currents[:, number, : side.voltage.shape[-1]]
+            least = np.maximum(least, np.einsum("pl,pl->p", of_side, of_side) / of_side.shape[-1])
+    doubtful = np.flatnonzero(~(error <= problem.tolerance * np.sqrt(least)))
+    largest = np.abs(currents[doubtful]).max(axis=(1, 2), initial=0.0)
+    cancelled = doubtful[~(error[doubtful] <= problem.tolerance * largest)]
+    if cancelled.size:
+        raise ConvergenceError(
+            f"network {cancelled[0]}: the responses to its terminals cancel, and the sum is not exact to "
+            f"{problem.tolerance:g}: use method='lines' or 'auto'"
+        )
 
 
 def _driven(problem: Problem) -> tuple[list[tuple[int, int]], FloatArray]:
     """Terminals (side, line) that drive, and their voltages ``[..., terminal]`` (V).
 
-    Only differences drive currents: voltages are counted from the first or the last terminal of each vector, whichever
-    leaves fewer that are not zero.
+    Only differences drive currents: voltages are counted from the last terminal of each vector if that leaves fewer
+    that are not zero than the first one.
     """
     terminals, voltages = [], []
     for number, side in enumerate(problem.sides):
-        if side is None:
-            continue
-        for line in np.flatnonzero(side.connected.reshape(-1, side.voltage.shape[-1]).any(axis=0)):
-            terminals.append((number, int(line)))
-            voltages.append(np.broadcast_to(side.voltage[..., line], problem.lead))
-    v = np.stack(voltages, axis=-1)
-    counted = [v - v[..., reference, None] for reference in (0, -1)]
-    used = [np.any(x != 0, axis=tuple(range(x.ndim - 1))) for x in counted]
-    best = int(np.argmin([np.count_nonzero(u) for u in used]))
-    return [t for t, u in zip(terminals, used[best], strict=True) if u], counted[best][..., used[best]]
+        if side is not None:
+            if np.isinf(side.voltage).any():
+                raise infinite_voltage(SIDES[number], int(np.argwhere(np.isinf(side.voltage))[0][-1]))
+            there = side.connected.reshape(-1, side.voltage.shape[-1]).any(axis=0)
+            if not there.any():
+                continue
+            terminals += [(number, int(line)) for line in np.flatnonzero(there)]
+            of_side = side.voltage if there.all() else side.voltage[..., there]
+            voltages.append(np.broadcast_to(of_side, (*problem.lead, of_side.shape[-1])))
+    if not terminals:
+        raise NetworkError("no line is driven or grounded: all voltages are NaN or behind an infinite resistance")
+    references = (voltages[0][..., :1], voltages[-1][..., -1:])
+    used = [[np.any(v != r, axis=tuple(range(v.ndim - 1))) for v in voltages] for r in references]
+    best = int(sum(np.count_nonzero(u) for u in used[1]) < sum(np.count_nonzero(u) for u in used[0]))
+    if not any(u.any() for u in used[best]):
+        used[best][0][0] = True  # nothing drives, but a solution has a terminal
+    reference, parts = references[best], []
+    for v, u in zip(voltages, used[best], strict=True):
+        if u.any():
+            parts.append((v if u.all() else v[..., u]) - reference)
+    kept = np.concatenate(used[best])
+    driven = [terminal for terminal, there in zip(terminals, kept, strict=True) if there]
+    return driven, parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
 
 
 def _unit_problem(problem: Problem, terminals: list[tuple[int, int]]) -> Problem:

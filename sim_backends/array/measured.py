@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim_backends.array.mtj import BoolArray, FloatArray
+from sim_backends.array.devices.interface import BoolArray, FloatArray
 from sim_backends.array.topology import Topology
 
 FORMAT = "xbarlab measured dies 1"

@@ -11,6 +11,7 @@ a terminal and the first cell, and between neighbouring cells, lies one line seg
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Literal
 
 import numpy as np
@@ -63,7 +64,7 @@ def solve(
         "lines": every line exactly, conjugate gradients across them, Newton's method if the devices are nonlinear;
         fastest for single vectors and changing conductances. "transfer": the response to each terminal once, then one
         matrix product; for many vectors on the same linear cells. "direct": LU factorisation of all nodes; does
-        perfect, broken and uneven lines, and transistors. "auto" chooses.
+        perfect, broken and uneven lines too. "auto" chooses.
     near
         Solution of a similar problem of the same shape, from which Newton's method starts.
 
@@ -97,9 +98,10 @@ def solve(
 def _solve_as_fits(problem: Problem, cells: bool) -> Solution:
     if line_method.unfit(problem):
         return direct_method.solve(problem, cells)
-    try:
-        if line_method.transfer_pays(problem):
+    if line_method.transfer_pays(problem):
+        with suppress(ConvergenceError):
             return line_method.solve_by_transfer(problem, cells)
+    try:
         return line_method.solve(problem, cells)
     except ConvergenceError:
         return direct_method.solve(problem, cells)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,11 +29,32 @@ class Lines:
         line, infinity a break.
     r_contact
         Between each terminal and its line, in series with the first segment.
+
+    Raises
+    ------
+    NetworkError
+        For a resistance that is negative or no number, naming the segment; for a contact that is not finite.
     """
 
     r_row: float | FloatArray = 0.0
     r_column: float | FloatArray = 0.0
     r_contact: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("r_row", "r_column", "r_contact"):
+            r = np.asarray(getattr(self, name))
+            if r.dtype.kind not in "fiub":
+                raise NetworkError(f"{name} is {getattr(self, name)!r}: give real numbers in Ohm")
+            wrong = ~(r >= 0)
+            if wrong.any():
+                index = tuple(int(part) for part in np.argwhere(wrong)[0])
+                place = f" at {list(index)}" if index else ""
+                raise NetworkError(f"{name}{place} is {r[index]:g} Ohm: give 0 or more")
+        if np.ndim(self.r_contact) or self.r_contact == np.inf:
+            raise NetworkError(
+                f"r_contact is {self.r_contact}: give one finite number; a `Drive` has a resistance for each line, and "
+                "a voltage of NaN leaves a line unconnected"
+            )
 
 
 @dataclass(frozen=True)
@@ -61,9 +81,14 @@ class Side:
             return None
         resistance: float | FloatArray = NO_RESISTANCE
         if isinstance(given, Drive):
-            resistance = _checked(given.resistance, f"source resistance at the {side}", line, count)
-            if np.any(np.isnan(resistance)) or np.any(resistance < 0):
-                raise NetworkError(f"{side}: a source resistance is {np.min(resistance):g} Ohm; give 0 or more")
+            resistance = _checked(given.resistance, f"source resistances at the {side}", line, count)
+            wrong = ~(resistance >= 0)
+            if np.any(wrong):
+                where = int(np.argwhere(wrong)[0][-1])
+                raise NetworkError(
+                    f"the source of {line} {where} at the {side} has a resistance of {resistance[wrong][0]:g} Ohm; "
+                    "give 0 or more"
+                )
             given = given.voltage
         return cls(_checked(given, f"voltages at the {side}", line, count), resistance)
 
@@ -142,10 +167,12 @@ class Problem:
         if len(leads) == 1:
             raise NetworkError("no line is driven or grounded: give left, right, bottom or top")
         try:
-            lead = np.broadcast_shapes(*leads)
+            lead = np.broadcast_shapes(*leads) if any(leads) else ()
         except ValueError:
             given = [f"{name} {side.voltage.shape}" for name, side in zip(SIDES, sides, strict=True) if side]
             raise NetworkError(f"leading axes do not broadcast: devices {shape}, {', '.join(given)}") from None
+        if 0 in lead:
+            raise NetworkError(f"leading axes {lead} hold no array: give at least one")
         return cls(nonlinear, g, rows, columns, lead, sides, lines, tolerance, near)
 
     @property
@@ -184,53 +211,73 @@ def _devices(devices: ArrayLike | Conducting) -> tuple[Any, FloatArray | None, t
 
 
 class Solution:
-    """What was found.
+    """What was found; cell voltages and currents only if they were asked for.
 
-    Attributes
-    ----------
-    i_left, i_right
-        Current from each source into its row, ``[..., row]`` (A); zero where none is connected.
-    i_bottom, i_top
-        Current out of each column into its source, ``[..., column]`` (A).
-    v_cell, i_cell
-        Voltage (row minus column node, V) and current (A) of every cell, ``[..., row, column]``, if asked for.
-    power
-        Power (W) that all sources together deliver, ``[...]``.
+    A current is zero where no source is connected.
     """
 
-    __slots__ = ("_i_cell", "_problem", "_v_cell", "i_bottom", "i_left", "i_right", "i_top", "state")
+    __slots__ = ("_cells", "_problem", "currents", "state")
 
     def __init__(
-        self, problem: Problem, currents: Sequence[FloatArray], v_cell: FloatArray | None, i_cell: FloatArray | None
+        self, problem: Problem, currents: FloatArray, v_cell: FloatArray | None, i_cell: FloatArray | None
     ) -> None:
         self._problem = problem
-        self.i_left, self.i_right, self.i_top, self.i_bottom = currents
-        self._v_cell = v_cell
-        self._i_cell = i_cell
+        self.currents = currents  # [problem, side, line]
+        self._cells = [v_cell, i_cell]  # [problem, ...]
         self.state: tuple[FloatArray, FloatArray] | None = None  # of Newton's method, and its terminals
+
+    @property
+    def lead(self) -> tuple[int, ...]:
+        """Leading axes of all results."""
+        return self._problem.lead
+
+    @property
+    def i_left(self) -> FloatArray:
+        """Current from each source at the left into its row, ``[..., row]`` (A)."""
+        return self._side(LEFT, self._problem.rows)
+
+    @property
+    def i_right(self) -> FloatArray:
+        """Current from each source at the right into its row, ``[..., row]`` (A)."""
+        return self._side(RIGHT, self._problem.rows)
+
+    @property
+    def i_top(self) -> FloatArray:
+        """Current out of each column into its source at the top, ``[..., column]`` (A)."""
+        return self._side(TOP, self._problem.columns)
+
+    @property
+    def i_bottom(self) -> FloatArray:
+        """Current out of each column into its source at the bottom, ``[..., column]`` (A)."""
+        return self._side(BOTTOM, self._problem.columns)
 
     @property
     def v_cell(self) -> FloatArray:
         """Voltage of every cell, row minus column node, ``[..., row, column]`` (V)."""
-        return self._asked_for(self._v_cell)
+        return self._per_cell(self._cells[0])
 
     @property
     def i_cell(self) -> FloatArray:
         """Current of every cell, from row to column, ``[..., row, column]`` (A)."""
-        if self._i_cell is None and self._v_cell is not None and self._problem.g is not None:
-            self._i_cell = self._problem.g * self._v_cell
-        return self._asked_for(self._i_cell)
+        if self._cells[1] is None and self._cells[0] is not None and self._problem.g is not None:
+            self._cells[1] = self._problem.g * self.v_cell
+        return self._per_cell(self._cells[1])
 
     @property
     def power(self) -> FloatArray:
         """Power delivered by all sources, ``[...]`` (W); what is lost in their resistance is included."""
-        total = np.zeros(self._problem.lead)
-        signs = (1.0, 1.0, -1.0, -1.0)
-        currents = (self.i_left, self.i_right, self.i_top, self.i_bottom)
-        for side, sign, current in zip(self._problem.sides, signs, currents, strict=True):
+        total = np.zeros(self.lead)
+        for side, name, sign in zip(self._problem.sides, SIDES, (1.0, 1.0, -1.0, -1.0), strict=True):
             if side is not None:
+                current = getattr(self, f"i_{name}")
                 total += sign * np.sum(np.where(side.connected, side.voltage, 0.0) * current, axis=-1)
         return total
+
+    def _side(self, side: int, lines: int) -> FloatArray:
+        return self.currents[:, side, :lines].reshape(*self.lead, lines)
+
+    def _per_cell(self, values: FloatArray | None) -> FloatArray:
+        return self._asked_for(values).reshape(*self.lead, self._problem.rows, self._problem.columns)
 
     @staticmethod
     def _asked_for(values: FloatArray | None) -> FloatArray:

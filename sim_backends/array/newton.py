@@ -1,4 +1,4 @@
-"""Newton's method for arrays of nonlinear two-terminal devices on resistive lines."""
+"""Newton's method for arrays of nonlinear devices on resistive lines."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import numpy as np
 from sim_backends.array import newton_kernels as kernels
 from sim_backends.array.devices.interface import BoolArray, FloatArray
 from sim_backends.array.line_kernels import PADDING
-from sim_backends.array.line_method import ends_of, in_threads, refuse_undetermined, solution_of
+from sim_backends.array.line_method import ends_of, refuse_undetermined
 from sim_backends.array.network_errors import ConvergenceError
-from sim_backends.array.network_problem import Problem, Solution
+from sim_backends.array.network_problem import TOP, Problem, Solution
+from sim_backends.array.scratch import in_threads, line_scratch, newton_scratch
 
 STEPS_MAX = 80
 HALVINGS_MAX = 40
 SUFFICIENT = 1e-4  # part of the promised decrease that a step must bring
-COARSEST, FINEST = 1e-3, 1e-8  # how exactly the linearised network of a step is solved
+Slopes = tuple[FloatArray, ...]  # one, or by the row and the column node of cells with a third terminal
+COARSEST, FINEST = 1e-3, 1e-9  # how exactly the linearised network of a step is solved
 
 
 def solve(problem: Problem, cells: bool) -> Solution:
@@ -39,12 +41,15 @@ class _Newton:
         self.count, self.size = problem.count, (problem.count, problem.rows, problem.columns)
         self.wires = np.array([1.0 / problem.lines.r_row, 1.0 / problem.lines.r_column])
         self.ends, self.floats = ends_of(problem)
+        self.gated = getattr(problem.devices, "gated", False)
         shape = (self.count, 2, problem.rows, problem.columns + PADDING)
-        self.state, self.moved, self.step, self.left_over = np.zeros((4, *shape))
+        self.state, self.moved = np.zeros(shape), np.empty(shape)
+        self.step, self.left_over = newton_scratch(*self.size)
         self.currents = np.zeros((self.count, 4, self.ends.shape[-1]))
         self.norm, self.rounding, self.largest, self.change = np.zeros((4, self.count))
         if problem.near is not None:
             self.start_near(problem.near)
+            problem.near = None  # else every solution would keep all that came before it
 
     def start_near(self, solution: Solution) -> None:
         """Begin with another solution, scaled as the voltages of the terminals are."""
@@ -59,45 +64,115 @@ class _Newton:
     def run(self, cells: bool) -> Solution:
         tolerance = self.problem.tolerance
         length = np.zeros(self.count)
-        v, i, slope = self.go(length)
+        v, i, slopes = self.go(length)
         if self.floats:
-            refuse_undetermined(self.problem, (slope > 0).reshape(*self.problem.lead, *self.size[1:]))
-        active = self.norm > tolerance * self.largest
-        before = np.full(self.count, np.inf)  # largest change of a terminal current by the step before
+            refuse_undetermined(self.problem, (slopes[-1] > 0).reshape(*self.problem.lead, *self.size[1:]))
+        span = self.span()
+        active = ~self.balanced(slopes, span)
+        if cells:
+            active |= ~self.held(span)
+        before = moved_before = np.full(self.count, np.inf)  # what the last step changed: currents, cell voltages
         for _ in range(STEPS_MAX):
             if not active.any():
                 return self.solution(v if cells else None, i if cells else None)
-            self.correct(slope, active, before)
-            v, i, slope, length = self.advance(active)
-            expected = self.change * np.where(before < np.inf, np.minimum(self.change / before, 1.0), 1.0)
-            close = (length == 1.0) & (expected <= 0.1 * tolerance * self.largest)
-            active = active & ~(close | (self.norm <= tolerance * self.largest))
-            before = np.where(length == 1.0, self.change, np.inf)
+            self.correct(slopes, active)
+            v, i, slopes, length = self.advance(active)
+            whole = length == 1.0
+            close = whole & (_still_to_come(self.change, before) <= 0.1 * tolerance * self.largest)
+            done = close | self.balanced(slopes, span)
+            before = np.where(whole, self.change, np.inf)
+            if cells:
+                moved = self.largest_move()
+                done &= whole & (_still_to_come(moved, moved_before) <= 0.1 * tolerance * span) | self.held(span)
+                moved_before = np.where(whole, moved, np.inf)
+            active = active & ~done
         worst = int(np.flatnonzero(active)[0])
         raise ConvergenceError(
             f"network {worst}: Newton's method left {self.norm[worst]:.3g} A unbalanced after {STEPS_MAX} steps"
         )
 
-    def go(self, length: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Move a part of the step from the state; voltage, current and slope of all cells there."""
-        v = np.empty(self.size)
-        kernels.move(self.ends, self.state, self.step, length, self.moved, v)
-        i, slope = self.problem.devices.current(v.reshape(*self.problem.lead, *self.size[1:]))
-        i, slope = np.ascontiguousarray(i).reshape(self.size), np.ascontiguousarray(slope).reshape(self.size)
-        kernels.residuals(
-            self.wires, self.ends, i, self.moved, self.left_over, self.norm, self.rounding, self.currents, self.largest
-        )
-        return v, i, slope
+    def span(self) -> FloatArray:
+        """Largest difference between voltages of the sources of each problem (V)."""
+        there, v = self.ends[:, :, 0] > 0, self.ends[:, :, 1]
+        highest = np.max(v, axis=(1, 2), where=there, initial=-np.inf)
+        return highest - np.min(v, axis=(1, 2), where=there, initial=np.inf)
 
-    def correct(self, slope: FloatArray, active: BoolArray, before: FloatArray) -> None:
-        """Find the next step, as exactly as the one before was small."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            relative = np.where(before < np.inf, before / self.largest, 1.0)
-        reduction = np.clip(1e-2 * relative, FINEST, COARSEST)
+    def balanced(self, slopes: Slopes, span: FloatArray) -> BoolArray:
+        """Whether what is left over is less than the error that is allowed for a terminal current."""
+        enough = self.problem.tolerance * self.largest
+        idle = span == 0  # all sources at one voltage: there is no current that anything could be relative to
+        if idle.any():
+            rounding = 1e-13 * slopes[0].sum(axis=(1, 2)) * np.abs(self.ends[:, :, 1]).max(axis=(1, 2))
+            enough = np.where(idle, np.maximum(enough, rounding), enough)
+        return self.norm <= enough
+
+    def held(self, span: FloatArray) -> BoolArray:
+        """Whether cell voltages are exact too, as far as the resistance of lines that all have a source tells."""
+        if self.floats:
+            return span == 0
+        rows, columns = self.size[1:]
+        of_rows = (columns - 1) / self.wires[0] + 1.0 / self.ends[:, :TOP, 0, :rows].max(axis=1).min(axis=-1)
+        of_columns = (rows - 1) / self.wires[1] + 1.0 / self.ends[:, TOP:, 0, :columns].max(axis=1).min(axis=-1)
+        return self.norm * np.maximum(of_rows, of_columns) <= self.problem.tolerance * span
+
+    def largest_move(self) -> FloatArray:
+        """Largest change of a cell voltage by the last step of each problem (V)."""
+        columns = self.size[2]
+        return np.abs(self.step[:, 0, :, :columns] - self.step[:, 1, :, :columns]).max(axis=(1, 2))
+
+    def go(self, length: FloatArray) -> tuple[FloatArray, FloatArray, Slopes]:
+        """Move a part of the step from the state; voltage, current and slopes of all cells there."""
+        v = np.empty(self.size)
+        cells = self.size[1] * self.size[2]
+
+        def move(part: slice) -> None:
+            kernels.move(self.ends[part], self.state[part], self.step[part], length[part], self.moved[part], v[part])
+
+        def balance(part: slice) -> None:
+            kernels.residuals(
+                self.wires,
+                self.ends[part],
+                i[part],
+                self.moved[part],
+                self.left_over[part],
+                self.norm[part],
+                self.rounding[part],
+                self.currents[part],
+                self.largest[part],
+            )
+
+        in_threads(move, self.count, cells)
+        i, *slopes = self.conducted(v)
+        in_threads(balance, self.count, cells)
+        return v, i, tuple(slopes)
+
+    def conducted(self, v: FloatArray) -> tuple[FloatArray, ...]:
+        """What the devices say: current and slope, or the slopes by both nodes of cells with a third terminal."""
+        shape = (*self.problem.lead, *self.size[1:])
+        if self.gated:
+            v_row, v_column = np.empty((2, *self.size))
+            kernels.node_voltages(self.ends, self.moved, v_row, v_column)
+            results = self.problem.devices.current(v_row.reshape(shape), v_column.reshape(shape))
+        else:
+            results = self.problem.devices.current(v.reshape(shape))
+        return tuple(self.per_problem(x, shape) for x in results)
+
+    def per_problem(self, x: FloatArray, shape: tuple[int, ...]) -> FloatArray:
+        """``[problem, row, column]``."""
+        return np.ascontiguousarray(x if x.shape == shape else np.broadcast_to(x, shape)).reshape(self.size)
+
+    def correct(self, slopes: Slopes, active: BoolArray) -> None:
+        """Find the next step, as exactly as it is worth."""
+        # what a step leaves is the square of what there was: solving it more exactly than that gains nothing
+        with np.errstate(over="ignore"):
+            violated = np.minimum(self.norm / np.maximum(self.largest, np.finfo(float).tiny), 1.0)
+        wanted = 0.1 * self.problem.tolerance / np.maximum(violated, 1e-16)
+        reduction = np.clip(np.maximum(wanted, 0.01 * violated), FINEST, COARSEST)
+        find = kernels.gated_corrections if self.gated else kernels.corrections
 
         def some(part: slice) -> None:
-            failed = kernels.corrections(
-                slope[part],
+            failed = find(
+                *(slope[part] for slope in slopes),
                 active[part],
                 self.wires,
                 self.ends[part],
@@ -105,28 +180,35 @@ class _Newton:
                 reduction[part],
                 self.step[part],
                 self.change[part],
+                *line_scratch(*self.size[1:]),
             )
             if failed >= 0:
                 raise ConvergenceError(f"network {part.start + failed}: the linearised network did not settle")
 
         in_threads(some, self.count, self.problem.rows * self.problem.columns)
 
-    def advance(self, active: BoolArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """Take the step, shortened where needed; returns voltage, current and slope of the cells and the length."""
+    def advance(self, active: BoolArray) -> tuple[FloatArray, FloatArray, Slopes, FloatArray]:
+        """Take the step, shortened where needed; returns voltage, current and slopes of the cells and the length."""
         length = np.ones(self.count)
         norm = self.norm.copy()
         for _ in range(HALVINGS_MAX):
-            v, i, slope = self.go(length)
+            v, i, slopes = self.go(length)
             enough = np.maximum((1 - SUFFICIENT * length) * norm, self.rounding)
             bad = active & ~(self.norm <= enough)
             if not bad.any():
                 break
             length = np.where(bad, length / 2, length)
         self.state, self.moved = self.moved, self.state
-        return v, i, slope, length
+        return v, i, slopes, length
 
     def solution(self, v: FloatArray | None, i: FloatArray | None) -> Solution:
         """What was found, with what the next one may start from."""
-        found = solution_of(self.problem, self.currents, v, i)
+        found = Solution(self.problem, self.currents, v, i)
         found.state = (self.state, self.ends)
         return found
+
+
+def _still_to_come(change: FloatArray, before: FloatArray) -> FloatArray:
+    """What the next step would change, after this one and the one `before` (infinite: not known)."""
+    shrink = np.divide(change, before, out=np.ones_like(change), where=(before > 0) & (before < np.inf))
+    return change * np.minimum(shrink, 1.0)

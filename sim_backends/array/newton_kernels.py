@@ -14,19 +14,20 @@ from numba import njit
 from sim_backends.array.line_kernels import (
     BOTTOM,
     COMPILED,
-    LANES,
     LEFT,
-    PADDING,
     RIGHT,
     TOP,
     conjugate_gradients,
     drive_currents,
     factor_columns,
     factor_rows,
+    precondition,
     references,
     solve_rows,
     terminal_currents,
 )
+
+SWEEPS_MAX = 300
 
 
 @njit(**COMPILED)
@@ -90,48 +91,43 @@ def residuals(
     problems, rows, columns = current.shape
     row_ref, column_ref = np.empty(rows), np.empty(columns)
     tips, heads, drive = np.empty((2, rows)), np.empty((2, columns)), np.zeros((4, ends.shape[3]))
+    g_row, g_column = wires[0], wires[1]
     for problem in range(problems):
         end = ends[problem]
         references(end, LEFT, RIGHT, rows, row_ref)
         references(end, BOTTOM, TOP, columns, column_ref)
+        drive_currents(end, row_ref, column_ref, drive)
         total, flows = 0.0, 0.0
         for i in range(rows):
             y, f, cell = state[problem, 0, i, :columns], left_over[problem, 0, i, :columns], current[problem, i]
-            for j in range(columns):
-                f[j] = -cell[j]
-                flows += abs(cell[j])
-            for j in range(columns - 1):
-                flow = wires[0] * (y[j + 1] - y[j])
-                f[j] += flow
-                f[j + 1] -= flow
-            f[0] += end[LEFT, 0, i] * ((end[LEFT, 1, i] - row_ref[i]) - y[0])
-            f[columns - 1] += end[RIGHT, 0, i] * ((end[RIGHT, 1, i] - row_ref[i]) - y[columns - 1])
+            before, here, after, inner, cells = y[:-2], y[1:-1], y[2:], f[1:-1], cell[1:-1]
+            for j in range(inner.size):
+                inner[j] = g_row * ((after[j] - here[j]) - (here[j] - before[j])) - cells[j]
+            first, last = drive[LEFT, i] - end[LEFT, 0, i] * y[0], drive[RIGHT, i] - end[RIGHT, 0, i] * y[columns - 1]
+            if columns == 1:
+                f[0] = first + last - cell[0]
+            else:
+                f[0] = first + g_row * (y[1] - y[0]) - cell[0]
+                f[columns - 1] = last - g_row * (y[columns - 1] - y[columns - 2]) - cell[columns - 1]
             for j in range(columns):
                 total += abs(f[j])
+                flows += abs(cell[j])
         for i in range(rows):
             x, f, cell = state[problem, 1, i, :columns], left_over[problem, 1, i, :columns], current[problem, i]
+            above, below = state[problem, 1, max(i - 1, 0), :columns], state[problem, 1, min(i + 1, rows - 1), :columns]
             for j in range(columns):
-                f[j] = cell[j]
-            if i > 0:
-                above = state[problem, 1, i - 1, :columns]
-                for j in range(columns):
-                    f[j] += wires[1] * (above[j] - x[j])
-            if i < rows - 1:
-                below = state[problem, 1, i + 1, :columns]
-                for j in range(columns):
-                    f[j] += wires[1] * (below[j] - x[j])
+                f[j] = g_column * ((above[j] - x[j]) + (below[j] - x[j])) + cell[j]
             if i == 0:
                 for j in range(columns):
-                    f[j] += end[TOP, 0, j] * ((end[TOP, 1, j] - column_ref[j]) - x[j])
+                    f[j] += drive[TOP, j] - end[TOP, 0, j] * x[j]
             if i == rows - 1:
                 for j in range(columns):
-                    f[j] += end[BOTTOM, 0, j] * ((end[BOTTOM, 1, j] - column_ref[j]) - x[j])
+                    f[j] += drive[BOTTOM, j] - end[BOTTOM, 0, j] * x[j]
             for j in range(columns):
                 total += abs(f[j])
         norm[problem] = total
         rounding[problem] = 1e-13 * flows
         _terminals_of_state(state[problem], tips, heads)
-        drive_currents(end, row_ref, column_ref, drive)
         terminal_currents(end, drive, tips, heads, currents[problem])
         most = 0.0
         for side in range(4):
@@ -142,7 +138,18 @@ def residuals(
 
 @njit(**COMPILED)
 def corrections(
-    slope: Any, active: Any, wires: Any, ends: Any, left_over: Any, reduction: Any, step: Any, change: Any
+    slope: Any,
+    active: Any,
+    wires: Any,
+    ends: Any,
+    left_over: Any,
+    reduction: Any,
+    step: Any,
+    change: Any,
+    inverse_rows: Any,
+    inverse_columns: Any,
+    work: Any,
+    block: Any,
 ) -> int:
     """Newton corrections of the active problems.
 
@@ -158,6 +165,8 @@ def corrections(
         Gets the correction of the state; zero for problems that are not active.
     change
         Gets the largest change of a terminal current by it, ``[problem]`` (A).
+    inverse_rows, inverse_columns, work, block
+        Memory to work in (`sim_backends.array.scratch`).
 
     Returns
     -------
@@ -165,11 +174,6 @@ def corrections(
         The first problem that did not settle, or -1.
     """
     problems, rows, columns = slope.shape
-    lanes = min(LANES, (rows + 7) // 8 * 8)
-    inverse_rows = np.empty(((rows + lanes - 1) // lanes, columns, lanes))
-    inverse_columns = np.empty((rows, columns + PADDING))
-    work = np.empty((5, rows, columns + PADDING))
-    block = np.zeros((columns, lanes + PADDING))
     tips, heads, drive = np.empty((2, rows)), np.empty((2, columns)), np.zeros((4, ends.shape[3]))
     for problem in range(problems):
         if not active[problem]:
@@ -181,11 +185,9 @@ def corrections(
         f_row, f_column, dy, dx = left_over[problem, 0], left_over[problem, 1], step[problem, 0], step[problem, 1]
         dy[:] = f_row
         solve_rows(inverse_rows, wires[0], dy, block)
+        _add_product(f_column, d, dy, work[2])
         for i in range(rows):
-            r, f, y, g = work[2, i, :columns], f_column[i, :columns], dy[i, :columns], d[i]
-            for j in range(columns):
-                r[j] = f[j] + g[j] * y[j]
-            tips[0, i], tips[1, i] = y[0], y[columns - 1]
+            tips[0, i], tips[1, i] = dy[i, 0], dy[i, columns - 1]
         heads[:] = 0.0
         dx[:] = 0.0
         status, _ = conjugate_gradients(
@@ -206,13 +208,103 @@ def corrections(
         )
         if status < 0:
             return problem
-        for i in range(rows):
-            y, f, x, g = dy[i, :columns], f_row[i, :columns], dx[i, :columns], d[i]
-            for j in range(columns):
-                y[j] = f[j] + g[j] * x[j]
+        _add_product(f_row, d, dx, dy)
         solve_rows(inverse_rows, wires[0], dy, block)
         change[problem] = _largest_current(end, tips, heads)
     return -1
+
+
+@njit(**COMPILED)
+def gated_corrections(
+    ga: Any,
+    gb: Any,
+    active: Any,
+    wires: Any,
+    ends: Any,
+    left_over: Any,
+    reduction: Any,
+    step: Any,
+    change: Any,
+    inverse_rows: Any,
+    inverse_columns: Any,
+    work: Any,
+    block: Any,
+) -> int:
+    """Newton corrections for cells with a third terminal, whose matrix is not symmetric.
+
+    Rows and columns are solved in turn, each exactly for what the other one is (block Gauss-Seidel over lines), until
+    the steps have shrunk so far that what is still to come is below the reduction.
+
+    Parameters
+    ----------
+    ga, gb
+        Derivative of the cell currents by the voltage of the row node, and minus that by the voltage of the column
+        node, ``[problem, row, column]`` (S).
+    active, wires, ends, left_over, reduction, step, change, inverse_rows, inverse_columns, work, block
+        As in `corrections`.
+    """
+    problems, rows, columns = ga.shape
+    r, q, z = work[0], work[1], work[2]
+    tips, heads = np.empty((2, rows)), np.empty((2, columns))
+    for problem in range(problems):
+        if not active[problem]:
+            step[problem] = 0.0
+            continue
+        a, b, end = ga[problem], gb[problem], ends[problem]
+        factor_columns(b, wires[1], end, inverse_columns)
+        factor_rows(a, wires[0], end, inverse_rows, block)
+        f_row, f_column, dy, dx = left_over[problem, 0], left_over[problem, 1], step[problem, 0], step[problem, 1]
+        dx[:] = 0.0
+        q[:] = 0.0
+        before, settled = np.inf, False
+        for _ in range(SWEEPS_MAX):
+            _add_product(f_row, b, dx, dy)
+            solve_rows(inverse_rows, wires[0], dy, block)
+            _add_product(f_column, a, dy, r)
+            precondition(inverse_columns, wires[1], r, q, z, 0.0)
+            moved, largest = 0.0, 0.0
+            for i in range(rows):
+                x, new = dx[i, :columns], z[i, :columns]
+                for j in range(columns):
+                    moved = max(moved, abs(new[j] - x[j]))
+                    largest = max(largest, abs(new[j]))
+                    x[j] = new[j]
+            shrink = moved / before
+            settled = moved == 0.0 or (shrink < 1.0 and moved * shrink <= reduction[problem] * (1.0 - shrink) * largest)
+            if settled:
+                break
+            before = moved
+        if not settled:
+            return problem
+        _add_product(f_row, b, dx, dy)
+        solve_rows(inverse_rows, wires[0], dy, block)
+        _terminals_of_state(step[problem], tips, heads)
+        change[problem] = _largest_current(end, tips, heads)
+    return -1
+
+
+@njit(**COMPILED)
+def _add_product(f: Any, g: Any, x: Any, out: Any) -> None:
+    """``out = f + g x``, cell by cell."""
+    rows, columns = g.shape
+    for i in range(rows):
+        f_i, g_i, x_i, out_i = f[i, :columns], g[i], x[i, :columns], out[i, :columns]
+        for j in range(columns):
+            out_i[j] = f_i[j] + g_i[j] * x_i[j]
+
+
+@njit(**COMPILED)
+def node_voltages(ends: Any, state: Any, v_row: Any, v_column: Any) -> None:
+    """Voltages of the row and column node of every cell, ``[problem, row, column]`` (V), in a state."""
+    problems, rows, columns = v_row.shape
+    row_ref, column_ref = np.empty(rows), np.empty(columns)
+    for problem in range(problems):
+        references(ends[problem], LEFT, RIGHT, rows, row_ref)
+        references(ends[problem], BOTTOM, TOP, columns, column_ref)
+        for i in range(rows):
+            for j in range(columns):
+                v_row[problem, i, j] = row_ref[i] + state[problem, 0, i, j]
+                v_column[problem, i, j] = column_ref[j] + state[problem, 1, i, j]
 
 
 @njit(**COMPILED)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from sim_backends.array.lines import Direction, column_resistance, row_resistance, transfer_matrix
-from sim_backends.array.mtj import FloatArray, Junctions, cell_current
+from sim_backends.array.devices.interface import Conducting, FloatArray
+from sim_backends.array.lines import column_resistance, row_resistance
+from sim_backends.array.network import Lines, transfer_matrix
+
+Direction = Literal["forward", "backward"]
+"""Which lines are driven, and which sensed: columns and rows, or rows and columns."""
 
 ORDERS = (1, 3, 5)  # powers of the cell voltage; the current is an odd function of it
 
@@ -52,15 +57,15 @@ class ProductModel:
         return relative * np.sqrt((vectors * vectors) @ self.squared)
 
 
-def fit_odd_polynomial(cells: Junctions, amplitude: float) -> FloatArray:
-    """Coefficients a, b, c of ``I = a V + b V^3 + c V^5`` for ``|V| <= amplitude``, ``[3, ...]``.
+def fit_odd_polynomial(devices: Conducting, amplitude: float) -> FloatArray:
+    """Coefficients a, b, c of ``I = a V + b V^3 + c V^5`` for ``|V| <= amplitude``, ``[3, ..., row, column]``.
 
-    Interpolates the exact current of each cell at the three positive Chebyshev nodes of degree six, which is within
-    a small factor of the best fit. Units: S, A/V^3, A/V^5.
+    Interpolates the exact current of each cell, an odd function of the voltage, at the three positive Chebyshev nodes
+    of degree six, which is within a small factor of the best fit. Units: S, A/V^3, A/V^5.
     """
     nodes = amplitude * np.cos(np.pi / 12 * np.array([1, 3, 5]))
-    shape = np.broadcast_shapes(np.shape(cells.r_low), np.shape(cells.tmr))
-    exact = cell_current(np.broadcast_to(nodes.reshape(-1, *[1] * len(shape)), (3, *shape)), cells)
+    shape = devices.shape
+    exact, _ = devices.current(np.broadcast_to(nodes.reshape(-1, *[1] * len(shape)), (3, *shape)))
     powers = nodes[:, None] ** np.array(ORDERS)
     return np.tensordot(np.linalg.inv(powers), exact, axes=1)
 
@@ -82,8 +87,11 @@ def product_model(
         From `fit_odd_polynomial`, ``[3, row, column]``; zero where a gate is off or a line dead.
     amplitude
         Largest vector element (V) of the fit.
-    direction, r_row, r_column, r_contact
-        As in `transfer_matrix`.
+    direction
+        "backward" drives rows and senses columns, "forward" drives columns and senses rows.
+    r_row, r_column, r_contact
+        Resistance of one line segment, and between each terminal and its line (Ohm). Row terminals are at the left,
+        column terminals at the bottom.
 
     Notes
     -----
@@ -93,13 +101,13 @@ def product_model(
     """
     rows, columns = coefficients.shape[-2:]
     secant = np.tensordot(amplitude ** np.array([0.0, 2.0, 4.0]), coefficients, axes=1)
-    transfer = transfer_matrix(secant, r_row, r_column, direction, r_contact=r_contact)
+    transfer = transfer_matrix(secant, lines=Lines(r_row, r_column, r_contact))
     along_row = row_resistance(columns, r_row, r_contact)
     along_column = column_resistance(rows, r_column, r_contact)
     deviation = np.concatenate([coefficients[:1] - secant, coefficients[1:]])
     if direction == "forward":
         swapped = np.swapaxes(deviation, -1, -2)
-        return _embed(secant.T, swapped, transfer, along_column, along_row, amplitude)
+        return _embed(secant.T, swapped, transfer.T, along_column, along_row, amplitude)
     return _embed(secant, deviation, transfer, along_row, along_column, amplitude)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sim_backends.array.mtj import FloatArray
+from sim_backends.array.devices.interface import FloatArray
 from sim_backends.array.quantity import Ampere, Fraction, Specification, Volt
 
 CodeArray = NDArray[np.int64]

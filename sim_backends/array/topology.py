@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from sim_backends.array.mtj import BoolArray
+from sim_backends.array.devices.interface import BoolArray
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def circuit(die):
 
 
 def read(die, kernel, volts, antiparallel):
-    die.state = np.where(die.switchable, antiparallel, die.state)
+    die.put(antiparallel)
     return die.read(kernel, volts) / volts
 
 
@@ -108,7 +108,7 @@ def test_junctions_are_those_that_were_read(die, circuit):
     good = die.switchable[0]
     np.testing.assert_allclose(junctions.r_p[good], die.devices.r_p[0][good], rtol=1e-6)
     np.testing.assert_allclose(junctions.tmr[good], die.devices.tmr[0][good], rtol=1e-5)
-    shorts = die.alive[0] & (die.devices.kind[0] == 1)
+    shorts = die.alive[0] & (die.kind[0] == 1)
     np.testing.assert_allclose(cell_resistance(read(die, 0, V_READ, True), V_READ, circuit)[shorts], 2100, rtol=1e-6)
 
 
@@ -119,18 +119,18 @@ def test_voltage_under_a_pulse_is_that_of_the_simulated_array(die, circuit, anti
     lines = die.lot.lines
     expected = cell_voltages(current, 1.0, lines.r_row, lines.r_column, r_contact=lines.r_contact) - 2000 * current
     everything, good = np.ones((25, 25), bool), die.switchable[0]
-    found = pulse_voltage(junctions, die.state[0], 1.0, everything, circuit)
+    found = pulse_voltage(junctions, die.devices.antiparallel[0], 1.0, everything, circuit)
     np.testing.assert_allclose(found[good], expected[good], rtol=1e-4)
     few = np.zeros((25, 25), bool)
     few[3, 4] = True
-    alone = pulse_voltage(junctions, die.state[0], 1.0, few, circuit)
+    alone = pulse_voltage(junctions, die.devices.antiparallel[0], 1.0, few, circuit)
     assert alone[3, 4] > found[3, 4] and np.count_nonzero(alone) == 1
 
 
 def test_a_cell_read_in_p_among_ap_is_known_as_it_reads_among_p(die, circuit):
     all_p, all_ap = read(die, 0, V_READ, False), read(die, 0, V_READ, True)
     apart = die.switchable[0] & (np.random.default_rng(1).random((25, 25)) < 0.02)
-    die.state[0] = np.where(die.switchable[0], ~apart, die.state[0])
+    die.devices.antiparallel[0] = np.where(die.switchable[0], ~apart, die.devices.antiparallel[0])
     mixed = np.where(apart, die.read(0, V_READ) / V_READ, all_p)
     assert np.max(np.abs(mixed / all_p - 1)[apart]) > 3e-3
     np.testing.assert_allclose(read_among_p(mixed, all_ap, apart, V_READ, circuit), all_p, rtol=2e-5, atol=1e-12)

@@ -45,8 +45,8 @@ def really_there(folder):
     index = lot.wafer.sites().index((2, 6))
     die = SimulatedDie.from_lot(lot, SEED, index)
     load_state(die, state_path(folder / "station" / "dies", index))
-    able = die.alive & ~die.broken & np.isin(die.devices.kind, [KINDS.index("good"), KINDS.index("weak_tmr")])
-    return np.where(die.state, 0, 1).astype(np.int8), able
+    able = die.alive & ~die.devices.broken & np.isin(die.kind, [KINDS.index("good"), KINDS.index("weak_tmr")])
+    return np.where(die.devices.antiparallel, 0, 1).astype(np.int8), able
 
 
 def test_the_states_on_the_die_are_the_weights_but_for_broken_cells(programmed):

@@ -62,7 +62,7 @@ def _by_the_array_model(lot, die, record, placement, states, x):
     index = description.wafer.sites().index((die.site.column, die.site.row))
     simulated = SimulatedDie.from_lot(description, lot.seed, index)
     in_ap = np.where(states == DONT_CARE, True, states == AP)  # cells without a weight were left in AP by measuring
-    simulated.state = np.where(simulated.switchable, in_ap, simulated.state)
+    simulated.put(in_ap)
     layer, v_read = placement.layers[0], record.conditions["v_read"]
     lines = np.zeros((len(x), 1, layer.groups, 2 * layer.n_out))
     for read in layer.reads:

@@ -102,7 +102,7 @@ def test_the_twin_holds_what_the_die_was_left_with(home, twin, recorded):
     ours = Die.from_lot(load_lot(twin.lot), 5, 0)
     healthy = real.switchable & ours.switchable
     assert healthy.mean() > 0.98
-    np.testing.assert_array_equal(ours.state[healthy], real.state[healthy])
+    np.testing.assert_array_equal(ours.devices.antiparallel[healthy], real.devices.antiparallel[healthy])
     np.testing.assert_array_equal(ours.alive, real.alive)
 
 

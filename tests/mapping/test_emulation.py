@@ -24,13 +24,8 @@ LINES = LineResistance(LOT.lines.r_row, LOT.lines.r_column, LOT.lines.r_contact)
 NO_LINES = LineResistance(0, 0, 0)
 
 
-def set_states(die: Die, antiparallel: np.ndarray) -> None:
-    die.state = np.where(die.switchable, antiparallel, die.state)
-    die._models.clear()
-
-
 def read_all(die: Die, antiparallel: bool, voltage: float) -> np.ndarray:
-    set_states(die, np.full(MTJ_20K.shape, antiparallel))
+    die.put(antiparallel)
     return np.stack([die.read(kernel, voltage) / voltage for kernel in range(MTJ_20K.kernels)])
 
 
@@ -66,7 +61,7 @@ def case() -> tuple[Die, DieRecord, np.ndarray]:
     rng = np.random.default_rng(0)
     weights = [rng.choice([-1, 1], (n_out, n_in)).astype(np.int8) for n_in, n_out in SHAPES]
     states = encode(weights, PLACEMENT).states
-    set_states(die, states == AP)
+    die.put(states == AP)
     return die, record, states
 
 
@@ -136,6 +131,17 @@ def test_ideal_cells_multiply_exactly():
         assert partials.shape == (5, (1, 4)[number], (8, 2)[number], len(w))
         for copy in range(partials.shape[1]):
             np.testing.assert_allclose(partials[:, copy].sum(axis=1), x @ w.T, atol=1e-9)
+
+
+def test_a_reading_below_zero_is_a_cell_that_is_open():
+    records = [ideal(), ideal()]
+    for record, reading in zip(records, (-0.2e-6, 0.0), strict=True):
+        record.g_p[:, 3, 4] = record.g_ap[:, 3, 4] = reading
+    rng = np.random.default_rng(4)
+    states = encode([rng.integers(-1, 2, (n_out, n_in)) for n_in, n_out in SHAPES], PLACEMENT).states
+    x = inputs("grey", SHAPES[0][0])
+    noisy, exact = (emulate_multiply(record, states, PLACEMENT, lines=LINES)(0, x) for record in records)
+    np.testing.assert_allclose(noisy, exact, atol=1e-3)
 
 
 def test_reading_through_lines_is_undone():

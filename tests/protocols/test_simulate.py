@@ -67,7 +67,7 @@ def test_hard_defects_are_found_by_reading():
     lot = scaled_lot(LOT, 4.0, LOT.devices.r_short, LOT.devices.r_selector)
     for index, record in enumerate(measured_records(lot, 3, range(DIES))):
         die = Die.from_lot(lot, 3, index)
-        truth = np.array([TRUTH[kind] for kind in KINDS])[die.devices.kind]
+        truth = np.array([TRUTH[kind] for kind in KINDS])[die.kind]
         judged = (record.cell_class != CellClass.DEAD_LINE) & die.alive & np.isin(truth, HARD_DEFECTS)
         assert judged.sum() > 50
         assert np.mean(record.cell_class[judged] == truth[judged]) > 0.98
@@ -79,19 +79,17 @@ def test_a_record_is_a_reading_and_not_the_truth():
     lot = scaled_lot(LOT, 4.0, 3e3, LOT.devices.r_selector)  # 3 kOhm: conducts like P, whatever it is called
     (record,) = measured_records(lot, 3, range(1))
     die = Die.from_lot(lot, 3, 0)
-    shorts = (die.devices.kind == KINDS.index("short")) & die.alive
+    shorts = (die.kind == KINDS.index("short")) & die.alive
     assert np.isin(record.cell_class[shorts], (CellClass.STUCK_P, CellClass.DEAD_LINE)).all()
     good = record.cell_class == CellClass.GOOD
-    noise = record.g_p[good] / die.conductance(0.1, state=False)[good] - 1
+    noise = record.g_p[good] / die.conductance(0.1, antiparallel=False)[good] - 1
     assert 1e-4 < noise.std() < 0.01
     again = measured_records(lot, 3, range(1))[0]
     np.testing.assert_array_equal(again.g_p, record.g_p)
 
 
 def test_more_defects_keep_those_that_were_there():
-    few, many = (
-        Die.from_lot(scaled_lot(LOT, scale, 100.0, 2e3), 0, 1).devices.kind.astype(bool) for scale in (1.0, 4.0)
-    )
+    few, many = (Die.from_lot(scaled_lot(LOT, scale, 100.0, 2e3), 0, 1).kind.astype(bool) for scale in (1.0, 4.0))
     assert few.sum() < many.sum() and many[few].all()
 
 

@@ -78,7 +78,7 @@ def test_lines_span_what_they_share(lot):
 def test_another_geometry_is_only_data(lot, vary):
     small = vary(lot, geometry={"blocks": 2, "block_rows": 8, "block_columns": 6, "rows": 4, "columns": 3})
     die = Die.from_lot(small, 0, 0)
-    assert die.state.shape == (8, 4, 3)
+    assert die.devices.shape == (8, 4, 3)
     assert die.read(7, 0.1).shape == (4, 3)
     assert small.topology == Topology(2, 8, 6, 4, 3)
     with pytest.raises(LotError, match="do not tile"):
@@ -88,12 +88,12 @@ def test_another_geometry_is_only_data(lot, vary):
 def test_same_key_same_die_for_ever(lot):
     first, again, other = Die.from_lot(lot, 7, 12), Die.from_lot(lot, 7, 12), Die.from_lot(lot, 7, 13)
     np.testing.assert_array_equal(first.devices.r_p, again.devices.r_p)
-    np.testing.assert_array_equal(first.devices.kind, again.devices.kind)
-    np.testing.assert_array_equal(first.state, again.state)
+    np.testing.assert_array_equal(first.kind, again.kind)
+    np.testing.assert_array_equal(first.devices.antiparallel, again.devices.antiparallel)
     assert (first.devices.r_p != other.devices.r_p).mean() > 0.99
     # recorded once: a change of these numbers would change every die that anybody has published
     assert first.devices.r_p[0, 0, 0] == pytest.approx(FIRST_R_P, rel=1e-12)
-    assert int(first.devices.kind.astype(bool).sum()) == FIRST_BAD
+    assert int(first.kind.astype(bool).sum()) == FIRST_BAD
 
 
 FIRST_R_P, FIRST_BAD = 5201.458068647477, 180
@@ -125,7 +125,7 @@ def test_line_faults_of_many_dies(lot):
 
 
 def test_device_spread(lot):
-    good = [(die.devices, die.devices.kind == 0) for die in (Die.from_lot(lot, 5, index) for index in range(3))]
+    good = [(die.devices, die.kind == 0) for die in (Die.from_lot(lot, 5, index) for index in range(3))]
     logs = np.log(np.concatenate([devices.r_p[ok] for devices, ok in good]) / 5000)
     assert abs(logs.mean()) < 0.001
     assert logs.std() == pytest.approx(0.05, rel=0.02)
@@ -135,13 +135,13 @@ def test_device_spread(lot):
 
 def test_defects_are_what_they_are_called(lot, vary):
     die = Die.from_lot(vary(lot, defects={"rate_median": 0.05}), 5, 1)
-    kind = die.devices.kind
+    kind = die.kind
 
     def of(name):
         return (kind == KINDS.index(name)) & die.alive
 
     for value in (True, False):
-        g = die.conductance(0.1, state=value)
+        g = die.conductance(0.1, antiparallel=value)
         np.testing.assert_allclose(g[of("short")], 1 / 2100, rtol=1e-9)
         assert np.all(g[of("open")] < 2e-9)
     weak = die.devices.tmr[of("weak_tmr")]
@@ -150,22 +150,22 @@ def test_defects_are_what_they_are_called(lot, vary):
     for amplitude in (1.3, -1.3, 1.3):
         for kernel in range(32):
             die.pulse(kernel, full, amplitude, 1e-6, 3, die.noise(kernel))
-        assert not die.state[of("stuck_p")].any()
-        assert die.state[of("stuck_ap")].all()
-        assert np.all(die.state[of("good") & ~die.broken] == (amplitude > 0))
-        assert np.all(die.state[of("weak_tmr") & ~die.broken] == (amplitude > 0))
+        assert not die.devices.antiparallel[of("stuck_p")].any()
+        assert die.devices.antiparallel[of("stuck_ap")].all()
+        assert np.all(die.devices.antiparallel[of("good") & ~die.devices.broken] == (amplitude > 0))
+        assert np.all(die.devices.antiparallel[of("weak_tmr") & ~die.devices.broken] == (amplitude > 0))
 
 
 def test_dead_lines_carry_no_current_and_do_not_switch(lot, vary):
     die = Die.from_lot(vary(lot, defects={"dead_rows": 3, "dead_columns": 3, "dead_gates": 2}), 5, 2)
     assert die.dead_lines
-    before = die.state.copy()
+    before = die.devices.antiparallel.copy()
     for kernel in range(32):
         die.pulse(kernel, np.ones((25, 25), dtype=bool), 1.3, 1e-6, 1, die.noise(kernel))
         current = die.read(kernel, 0.1)
         assert not current[~die.alive[kernel]].any()
         assert np.all(current[die.alive[kernel]] > 0)
-    np.testing.assert_array_equal(die.state[~die.alive], before[~die.alive])
+    np.testing.assert_array_equal(die.devices.antiparallel[~die.alive], before[~die.alive])
 
 
 def test_sites_are_those_nearest_to_the_centre(lot, vary):

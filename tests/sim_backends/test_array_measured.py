@@ -19,7 +19,7 @@ SMALL = {"blocks": 2, "block_rows": 16, "block_columns": 10, "rows": 8, "columns
 
 def read_all(die, antiparallel):
     """Conductance of every cell as a noiseless board reads it, with all that switch in one state (S)."""
-    die.state = np.where(die.switchable, antiparallel, die.state)
+    die.put(antiparallel)
     return np.stack([die.read(kernel, V_READ) for kernel in range(die.lot.topology.kernels)]) / V_READ
 
 
@@ -46,7 +46,7 @@ def content(drawn):
     lines = [(die.index, LINE_KINDS.index(li.kind), -1 if li.block is None else li.block, li.index)
              for die in drawn for li in die.dead_lines]  # fmt: skip
     die, kind, block, index = np.array(lines, np.int64).reshape(-1, 4).T
-    states = [die.state.copy() for die in drawn]
+    states = [die.devices.antiparallel.copy() for die in drawn]
     cells = {
         "g_p": np.stack([read_all(die, False) for die in drawn]),
         "g_ap": np.stack([read_all(die, True) for die in drawn]),
@@ -57,7 +57,7 @@ def content(drawn):
         "format": np.array(FORMAT),
         "v_read": np.array(V_READ),
         "site": np.array(SITES, np.int64),
-        "kind": np.stack([die.devices.kind for die in drawn]),
+        "kind": np.stack([die.kind for die in drawn]),
         "state": np.stack(states),
         "line_die": die,
         "line_kind": kind,
@@ -88,12 +88,12 @@ def test_a_measured_die_reads_as_it_was_read(drawn, content, write):
     assert lot.wafer.sites() == SITES
     for index, original in enumerate(drawn):
         twin = Die.from_lot(lot, 99, index)
-        conducting = original.alive & (original.devices.kind != KINDS.index("open"))
+        conducting = original.alive & (original.kind != KINDS.index("open"))
         for state in (False, True):
             expected, found = content["g_ap" if state else "g_p"][index], read_all(twin, state)
             np.testing.assert_allclose(found[conducting], expected[conducting], rtol=2e-5)
             np.testing.assert_allclose(found, expected, atol=2e-9)
-        np.testing.assert_array_equal(twin.devices.kind, original.devices.kind)
+        np.testing.assert_array_equal(twin.kind, original.kind)
         np.testing.assert_array_equal(twin.alive, original.alive)
         np.testing.assert_array_equal(twin.switchable, original.switchable)
 
@@ -107,7 +107,7 @@ def test_the_junctions_behind_it_are_those_that_were_measured(drawn, content, wr
     np.testing.assert_allclose(twin.devices.v_critical_to_p, original.devices.v_critical_to_p, rtol=1e-6)
     mixed = np.random.default_rng(1).random(good.shape) < 0.5
     for die in (twin, original):
-        die.state = np.where(good, mixed, die.state)
+        die.devices.antiparallel = np.where(good, mixed, die.devices.antiparallel)
     here, there = (np.stack([die.read(kernel, 0.25) for kernel in range(8)]) for die in (twin, original))
     np.testing.assert_allclose(here[good], there[good], rtol=1e-4)
 
@@ -115,8 +115,8 @@ def test_the_junctions_behind_it_are_those_that_were_measured(drawn, content, wr
 def test_it_holds_what_it_held_and_is_the_same_die_for_ever(drawn, content, write):
     path = write(content)
     twin, again = (Die.from_lot(load_lot(path), 7, 1) for _ in range(2))
-    stuck = np.isin(twin.devices.kind, [KINDS.index("stuck_p"), KINDS.index("stuck_ap")])
-    np.testing.assert_array_equal(twin.state[~stuck], content["state"][1][~stuck])
+    stuck = np.isin(twin.kind, [KINDS.index("stuck_p"), KINDS.index("stuck_ap")])
+    np.testing.assert_array_equal(twin.devices.antiparallel[~stuck], content["state"][1][~stuck])
     np.testing.assert_array_equal(twin.devices.v_breakdown, again.devices.v_breakdown)
     assert twin.noise(3).random() == again.noise(3).random()
     assert Die.from_lot(load_lot(path), 8, 1).noise(3).random() != Die.from_lot(load_lot(path), 7, 1).noise(3).random()
@@ -124,12 +124,12 @@ def test_it_holds_what_it_held_and_is_the_same_die_for_ever(drawn, content, writ
 
 def test_a_short_that_broke_down_between_the_reads_is_a_short(drawn, content, write):
     changed = {name: values.copy() for name, values in content.items()}
-    cell = (0, *np.argwhere(drawn[0].alive & (drawn[0].devices.kind == 0))[0])
+    cell = (0, *np.argwhere(drawn[0].alive & (drawn[0].kind == 0))[0])
     changed["kind"][cell] = KINDS.index("short")
     changed["g_ap"][cell] = 1 / 2200
     twin = Die.from_lot(load_lot(write(changed)), 0, 0)
     for state in (False, True):
-        assert twin.conductance(V_READ, state=state)[cell[1:]] == pytest.approx(1 / 2100, rel=0.1)
+        assert twin.conductance(V_READ, antiparallel=state)[cell[1:]] == pytest.approx(1 / 2100, rel=0.1)
 
 
 def test_cells_that_read_nothing_or_more_than_the_circuit_allows_are_still_cells(content, write):

@@ -159,7 +159,7 @@ def test_repeated_reads_differ_and_their_mean_narrows(board):
 
 
 def test_a_current_beyond_the_range_gives_an_end_code(board, station):
-    shorts = die_under(station).devices.kind == 1
+    shorts = die_under(station).kind == 1
     kernel = int(np.argmax(shorts.sum(axis=(1, 2))))
     healthy = die_under(station).switchable[kernel]
     codes = board.read_codes(kernel, 0.29).reshape(25, 25)
@@ -182,9 +182,9 @@ def test_pulses_switch_what_the_mask_selects(board, station):
     left = np.zeros((25, 25), dtype=bool)
     left[:, :12] = True
     board.pulse(4, -1.25, 1e-6, count=3)
-    assert not die.state[4][healthy].any()
+    assert not die.devices.antiparallel[4][healthy].any()
     board.pulse(4, 1.25, 1e-6, left, count=3)
-    np.testing.assert_array_equal(die.state[4][healthy], left[healthy])
+    np.testing.assert_array_equal(die.devices.antiparallel[4][healthy], left[healthy])
     current = board.read(4, 0.1)
     assert np.median(current[left & healthy]) < 0.65 * np.median(current[~left & healthy])
 
@@ -198,7 +198,7 @@ def test_pulse_and_read_is_one_exchange(board, station):
     assert struct.unpack_from("<H", rest) == (25,)
     seq, opcode, actions = struct.unpack("<BBI", board.ok(0x24))
     assert (seq, opcode, actions) == (board.seq - 1, 0x13, before[2] + 1)
-    assert die_under(station).state[6][0][die_under(station).switchable[6][0]].all()
+    assert die_under(station).devices.antiparallel[6][0][die_under(station).switchable[6][0]].all()
 
 
 def test_last_action_tells_what_was_fired(board):
@@ -217,7 +217,7 @@ def test_products_are_sums_of_cell_currents(board, station, direction):
     volts = board.load(1, 0.1 * np.random.default_rng(1).random((50, 25)))
     gain, offset = board.calibration(2)
     codes = board.multiply_codes(7, direction, 50, ALL, ALL, bank=1, averages=16)
-    g = die_under(station).conductance(0.1, 7)
+    g = die_under(station).conductance(0.1)[7]
     expected = volts @ (g if direction else g.T)
     # line drops of a few per cent, towards smaller currents
     ratio = (gain * (codes - offset)).sum(axis=0) / expected.sum(axis=0)
@@ -299,10 +299,10 @@ def test_reads_refused(board, changes, status):
     ],
 )
 def test_pulses_refused(board, station, changes, status):
-    before = die_under(station).state.copy()
+    before = die_under(station).devices.antiparallel.copy()
     assert board.ask(0x12, pulse_payload(board, **changes))[0] == status
     if status != OK:
-        np.testing.assert_array_equal(die_under(station).state, before)
+        np.testing.assert_array_equal(die_under(station).devices.antiparallel, before)
 
 
 def limits(board, *wanted):
@@ -417,10 +417,10 @@ def test_emergency_stop_latches(board, station):
     board.ok(0x20, b"\0")
     board.ok(0x21)
     assert station[0].bench.outputs == "hard_ground"
-    before = die_under(station).state.copy()
+    before = die_under(station).devices.antiparallel.copy()
     for opcode, payload in ((0x12, pulse_payload(board)), (0x11, read_payload(board)), (0x22, bytes(4)), (0x20, b"\0")):
         assert board.ask(opcode, payload)[0] == INTERLOCK
-    np.testing.assert_array_equal(die_under(station).state, before)
+    np.testing.assert_array_equal(die_under(station).devices.antiparallel, before)
     for opcode in (0x01, 0x02, 0x21, 0x24):
         assert board.ask(opcode)[0] == OK
     assert board.ask(0x20, b"\2")[0] == OK
@@ -486,9 +486,9 @@ def test_without_contact_there_is_only_offset_and_noise(serve):
         gain, offset = board.calibration(2)
         assert np.abs(gain * (board.multiply_codes(0, 1, 10, ALL, ALL) - offset)).max() < 1e-6
         die = station.bench.die(station.bench.sites.index((2, 3)))
-        before, operations = die.state.copy(), die.operations
+        before, operations = die.devices.antiparallel.copy(), die.operations
         board.pulse(0, 1.25, 1e-6)
-        np.testing.assert_array_equal(die.state, before)
+        np.testing.assert_array_equal(die.devices.antiparallel, before)
         assert die.operations == operations
         prober.ask("move_chuck_contact")
         assert np.median(board.read(0, 0.1)) > 5e-6

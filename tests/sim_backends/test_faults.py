@@ -288,11 +288,11 @@ def test_a_stuck_relay_drives_its_column_never(tmp_path):
     with faulty(tmp_path, {"kind": "stuck_relay", "index": 7}) as (station, board, prober):
         on_first_die(prober)
         die = station.bench.die(2)
-        before, others = die.state[0].copy(), np.arange(25) != 7
+        before, others = die.devices.antiparallel[0].copy(), np.arange(25) != 7
         for volts in (1.25, -1.25):
             board.pulse(0, volts, 1e-6, count=3)
-        np.testing.assert_array_equal(die.state[0][:, 7], before[:, 7])
-        assert (die.state[0] != before)[:, others].any()
+        np.testing.assert_array_equal(die.devices.antiparallel[0][:, 7], before[:, 7])
+        assert (die.devices.antiparallel[0] != before)[:, others].any()
         currents = board.read(0, 0.1, averages=16)
         assert abs(currents[:, 7]).max() < 5e-7 < np.median(currents[:, others])
         board.load(0, np.eye(25) * 0.1)

@@ -38,15 +38,16 @@ def test_dies_are_found_as_they_were_left(serve, tmp_path):
     with serve(state=state) as (station, board, prober):
         program_first_die(board, prober)
         die = station.bench.die(station.bench.sites.index((2, 3)))
-        die.broken[5, 1, 2] = True
-        left, operations = die.state.copy(), die.operations
+        die.devices.broken[5, 1, 2] = True
+        left, operations = die.devices.antiparallel.copy(), die.operations
     with serve(state=state) as (station, board, prober):
         die = station.bench.die(station.bench.sites.index((2, 3)))
-        np.testing.assert_array_equal(die.state, left)
-        assert np.argwhere(die.broken).tolist() == [[5, 1, 2]]
+        np.testing.assert_array_equal(die.devices.antiparallel, left)
+        assert np.argwhere(die.devices.broken).tolist() == [[5, 1, 2]]
         assert die.operations == operations
         untouched = station.bench.die(0)
-        np.testing.assert_array_equal(untouched.state, Die.from_lot(untouched.lot, 7, 0).state)
+        fresh = Die.from_lot(untouched.lot, 7, 0)
+        np.testing.assert_array_equal(untouched.devices.antiparallel, fresh.devices.antiparallel)
     assert sorted(path.name for path in state.glob("*.npz")) == ["die_2.npz"]
     with pytest.raises(StateError, match="another state folder"), serve(state=state, seed=8) as (station, _, prober):
         station.bench.die(2)
@@ -150,7 +151,7 @@ def test_truth_file(serve, tmp_path):
         program_first_die(board, prober)
         prober.ask("move_chuck_separation")
         assert path.exists()
-        states = {index: station.bench.die(index).state.copy() for index in (0, 2, 9)}
+        states = {index: station.bench.die(index).devices.antiparallel.copy() for index in (0, 2, 9)}
         lines = {index: station.bench.die(index).dead_lines for index in (0, 2, 9)}
     with np.load(path, allow_pickle=False) as truth:
         meta = json.loads(str(truth["meta"]))
@@ -162,7 +163,7 @@ def test_truth_file(serve, tmp_path):
             assert np.count_nonzero(truth["line_die"] == index) == len(lines[index])
         die = Die.from_lot(station.bench.lot, 7, 2)
         np.testing.assert_allclose(truth["r_ap"][1], die.devices.r_p * (1 + die.devices.tmr), rtol=1e-6)
-        np.testing.assert_allclose(truth["g_ap"][1], die.conductance(0.1, state=True), rtol=1e-6)
+        np.testing.assert_allclose(truth["g_ap"][1], die.conductance(0.1, antiparallel=True), rtol=1e-6)
         assert truth["kind"].dtype == np.uint8
         assert truth["line_mask"].shape[1:] == (32, 25, 25)
         assert not (truth["line_mask"].any(axis=0) & truth["alive"].all(axis=0)).any()

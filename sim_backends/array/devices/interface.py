@@ -77,7 +77,7 @@ def cell_name(index: tuple[int, ...]) -> str:
 def refuse_where(wrong: BoolArray, message: Callable[[tuple[int, ...]], str]) -> None:
     """Raise `DeviceLimitError` for the first cell that is wrong, if there is one.
 
-    `message` gets the index of the cell ``(..., row, column)``; the name of the cell is put in front of what it returns.
+    `message` gets the index of the cell ``(..., row, column)``; what it returns is put behind the name of the cell.
     """
     if np.any(wrong):
         index = tuple(int(part) for part in np.argwhere(wrong)[0])

@@ -1,0 +1,36 @@
+"""Every device model has a page, and the figure on it can be drawn by the code beside it."""
+
+import runpy
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pytest
+
+MODELS = Path(__file__).parents[1] / "docs" / "models"
+SCRIPTS = sorted(MODELS.glob("draw_*.py"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_figure_is_drawn(script, tmp_path):
+    figure = runpy.run_path(str(script))["draw"]()
+    drawn = [axes for axes in figure.axes if axes.has_data()]
+    assert drawn, "a figure shows something"
+    for axes in drawn:
+        assert any((axes.get_xlabel(), axes.get_ylabel(), axes.get_title())), "and says what"
+    figure.savefig(tmp_path / "figure.png")
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_page_shows_its_figure(script):
+    name = script.stem.removeprefix("draw_")
+    page = (MODELS / f"{name}.md").read_text()
+    assert f"({name}.png)" in page
+    assert (MODELS / f"{name}.png").stat().st_size > 10_000
+
+
+def test_every_page_says_what_is_assumed_and_where_values_come_from():
+    for page in MODELS.glob("*.md"):
+        text = page.read_text().lower()
+        assert "assumed" in text or page.stem == "network", page.name
+        assert "source" in text or "fit" in text or page.stem in ("conduction", "network"), page.name

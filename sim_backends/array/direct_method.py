@@ -228,7 +228,7 @@ def _evaluator(problem: Problem, members: Indices) -> _Evaluator:
 def _advance(
     evaluate: _Evaluator, old: _State, new: tuple[FloatArray, FloatArray, FloatArray], missing: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, tuple[FloatArray, FloatArray, FloatArray], bool]:
-    """Go from one state to another, as far as what is missing from balance becomes less; whether all went all the way."""
+    """Go from one state to another, as far as what is missing from balance becomes less; whether all got there."""
     length = np.ones(len(missing))
     for _ in range(HALVINGS_MAX):
         part = length[:, None, None]

@@ -68,6 +68,9 @@ class _Newton:
         if self.floats:
             refuse_undetermined(self.problem, (slopes[-1] > 0).reshape(*self.problem.lead, *self.size[1:]))
         span = self.span()
+        still = np.maximum(
+            0.1 * tolerance * span, 4e-15 * np.abs(self.ends[:, :, 1]).max(axis=(1, 2))
+        )  # V, or rounding
         active = ~self.balanced(slopes, span)
         if cells:
             active |= ~self.held(span)
@@ -83,7 +86,7 @@ class _Newton:
             before = np.where(whole, self.change, np.inf)
             if cells:
                 moved = self.largest_move()
-                done &= whole & (_still_to_come(moved, moved_before) <= 0.1 * tolerance * span) | self.held(span)
+                done &= whole & (_still_to_come(moved, moved_before) <= still) | self.held(span)
                 moved_before = np.where(whole, moved, np.inf)
             active = active & ~done
         worst = int(np.flatnonzero(active)[0])
@@ -109,7 +112,7 @@ class _Newton:
     def held(self, span: FloatArray) -> BoolArray:
         """Whether cell voltages are exact too, as far as the resistance of lines that all have a source tells."""
         if self.floats:
-            return span == 0
+            return np.zeros(self.count, dtype=bool)
         rows, columns = self.size[1:]
         of_rows = (columns - 1) / self.wires[0] + 1.0 / self.ends[:, :TOP, 0, :rows].max(axis=1).min(axis=-1)
         of_columns = (rows - 1) / self.wires[1] + 1.0 / self.ends[:, TOP:, 0, :columns].max(axis=1).min(axis=-1)

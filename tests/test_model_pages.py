@@ -29,8 +29,9 @@ def test_page_shows_its_figure(script):
     assert (MODELS / f"{name}.png").stat().st_size > 10_000
 
 
-def test_every_page_says_what_is_assumed_and_where_values_come_from():
+def test_every_page_says_where_values_come_from_and_what_is_assumed():
     for page in MODELS.glob("*.md"):
-        text = page.read_text().lower()
-        assert "assumed" in text or page.stem == "network", page.name
-        assert any(word in text for word in ("source", "fit", "arxiv")) or page.stem in ("conduction", "network"), page.name
+        if page.stem != "network":  # it has no values
+            text = page.read_text().lower()
+            assert "assumed" in text, page.name
+            assert any(word in text for word in ("source", "fit", "arxiv", "default", "placeholder")), page.name

@@ -171,14 +171,15 @@ def _newton(problem: Problem, group: _Group) -> Iterator[tuple[Indices, DirectSo
     missing = moved_before = np.full(len(members), np.inf)
     # all sources at one voltage: there is no current that anything could be relative to
     idle = np.where(group.span == 0, 1e-13 * group.highest, 0.0)
-    enough = np.maximum(0.1 * problem.tolerance * group.span, 4e-15 * group.highest)
+    enough = 0.1 * problem.tolerance * np.where(group.span > 0, group.span, group.highest)
+    done = np.zeros(len(members), dtype=bool)
     for _ in range(STEPS_MAX):
         offset = i - ga * v_row + gb * v_column
         found = group.network.solve(ga, gb, offset=offset[:, None], **drives)
         to_row, to_column, to_current = found.v_row[:, 0], found.v_column[:, 0], found.i_cell[:, 0]
         moved = np.abs((to_row - v_row) - (to_column - v_column)).max(axis=(1, 2))
         v_row, v_column, balanced, missing, (i, ga, gb), whole = _advance(
-            evaluate, (v_row, v_column, balanced), (to_row, to_column, to_current), missing
+            evaluate, (v_row, v_column, balanced), (to_row, to_column, to_current), missing, idle
         )
         terminal = np.max(
             [np.abs(x).max(axis=(-1, -2)) for x in (found.i_left, found.i_right, found.i_top, found.i_bottom)], axis=0
@@ -190,10 +191,11 @@ def _newton(problem: Problem, group: _Group) -> Iterator[tuple[Indices, DirectSo
         )
         settled = moved * np.minimum(shrink, 1.0) <= enough
         moved_before = moved
-        if whole and np.all(close & settled):
+        done |= whole & close & settled
+        if done.all():
             yield members, replace(found, i_cell=i[:, None])
             return
-    worst = int(np.argmax(missing))
+    worst = int(np.argmin(done))
     raise ConvergenceError(
         f"network {members[worst]}: Newton's method left {missing[worst]:.3g} A unbalanced after {STEPS_MAX} steps"
     )
@@ -226,9 +228,13 @@ def _evaluator(problem: Problem, members: Indices) -> _Evaluator:
 
 
 def _advance(
-    evaluate: _Evaluator, old: _State, new: tuple[FloatArray, FloatArray, FloatArray], missing: FloatArray
-) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, tuple[FloatArray, FloatArray, FloatArray], bool]:
-    """Go from one state to another, as far as what is missing from balance becomes less; whether all got there."""
+    evaluate: _Evaluator,
+    old: _State,
+    new: tuple[FloatArray, FloatArray, FloatArray],
+    missing: FloatArray,
+    idle: FloatArray,
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, tuple[FloatArray, FloatArray, FloatArray], BoolArray]:
+    """Go from one state to another, as far as what is missing from balance becomes less; which got there."""
     length = np.ones(len(missing))
     for _ in range(HALVINGS_MAX):
         part = length[:, None, None]
@@ -237,9 +243,9 @@ def _advance(
         balanced = new[2] if old[2] is None else old[2] + part * (new[2] - old[2])
         conducted = evaluate(v_row, v_column)
         now = np.abs(conducted[0] - balanced).sum(axis=(1, 2))
-        noise = 1e-13 * np.abs(balanced).sum(axis=(1, 2))
+        noise = np.maximum(1e-13 * np.abs(balanced).sum(axis=(1, 2)), idle * conducted[1].sum(axis=(1, 2)))
         bad = ~(now <= np.maximum((1 - 1e-4 * length) * missing, noise))
         if (old[2] is None and np.isfinite(now).all()) or not bad.any():
             break
         length = np.where(bad, length / 2, length)
-    return v_row, v_column, balanced, now, conducted, bool(np.all(length == 1.0))
+    return v_row, v_column, balanced, now, conducted, length == 1.0

@@ -115,7 +115,7 @@ class _Currents(torch.autograd.Function):
         voltages = [None if v is None else _array(v) for v in sides]
         devices = conductance if make is None else make(conductance)
         # the backward pass of many vectors on one array of ohmic cells wants no cell voltages of each vector
-        shared = make is None and conductance.ndim == 2
+        shared = make is None and conductance.ndim == 2 and all(_same_lines_float(v) for v in voltages if v is not None)
         solution = network.solve(devices, voltages, cells=not shared)
         ctx.network, ctx.devices, ctx.like = network, devices, (g, sides)
         ctx.voltages, ctx.v_cell = voltages, None if shared else solution.v_cell
@@ -184,6 +184,12 @@ def _unit_voltages(voltages: Voltages) -> list[FloatArray | None]:
         units.append(unit)
         first += lines.size
     return units
+
+
+def _same_lines_float(v: FloatArray) -> bool:
+    """Whether voltages ``[..., line]`` leave the same lines unconnected in all vectors."""
+    floats = np.isnan(v)
+    return v.ndim < 2 or bool(np.all(floats == floats.reshape(-1, v.shape[-1])[0]))
 
 
 def _array(tensor: torch.Tensor) -> FloatArray:

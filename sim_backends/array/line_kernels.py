@@ -169,22 +169,35 @@ def apply_schur(
         here = min(lanes, rows - first)
         for i in range(first, first + here):
             d_i, p_i, z_i, q_i = d[i], p[i, :columns], z[i, :columns], q[i, :columns]
-            for j in range(columns):
-                x = z_i[j] + beta * p_i[j]
-                p_i[j] = x
-                q_i[j] = d_i[j] * x
+            if beta == 0.0:  # whatever was in p and u
+                for j in range(columns):
+                    p_i[j] = z_i[j]
+                    q_i[j] = d_i[j] * z_i[j]
+            else:
+                for j in range(columns):
+                    x = z_i[j] + beta * p_i[j]
+                    p_i[j] = x
+                    q_i[j] = d_i[j] * x
         transpose_block(q, first, here, columns, block)
         sweep_rows(inverse[b], g_wire, block)
         transpose_back(block, q, first, here, columns)
         for i in range(first, first + here):
             d_i, p_i, u_i, r_i, q_i = d[i], p[i, :columns], u[i, :columns], r[i, :columns], q[i, :columns]
             tips[0, i], tips[1, i] = q_i[0], q_i[columns - 1]
-            for j in range(columns):
-                x = r_i[j] + beta * u_i[j]
-                u_i[j] = x
-                y = x - d_i[j] * q_i[j]
-                q_i[j] = y
-                product += p_i[j] * y
+            if beta == 0.0:
+                for j in range(columns):
+                    x = r_i[j]
+                    u_i[j] = x
+                    y = x - d_i[j] * q_i[j]
+                    q_i[j] = y
+                    product += p_i[j] * y
+            else:
+                for j in range(columns):
+                    x = r_i[j] + beta * u_i[j]
+                    u_i[j] = x
+                    y = x - d_i[j] * q_i[j]
+                    q_i[j] = y
+                    product += p_i[j] * y
     return product
 
 
@@ -201,18 +214,19 @@ def precondition(inverse: Any, g_wire: float, r: Any, q: Any, z: Any, alpha: flo
     product = 0.0
     for start in range(0, columns, LANES):
         stop = min(start + LANES, columns)
-        r_i, q_i, here, pivot = r[0, start:stop], q[0, start:stop], z[0, start:stop], inverse[0, start:stop]
+        if alpha != 0.0:
+            for i in range(rows):
+                r_i, q_i = r[i, start:stop], q[i, start:stop]
+                for k in range(r_i.size):
+                    r_i[k] -= alpha * q_i[k]
+        r_i, here, pivot = r[0, start:stop], z[0, start:stop], inverse[0, start:stop]
         for k in range(r_i.size):
-            x = r_i[k] - alpha * q_i[k]
-            r_i[k] = x
-            here[k] = x * pivot[k]
+            here[k] = r_i[k] * pivot[k]
         for i in range(1, rows):
             before = here
-            r_i, q_i, here, pivot = r[i, start:stop], q[i, start:stop], z[i, start:stop], inverse[i, start:stop]
+            r_i, here, pivot = r[i, start:stop], z[i, start:stop], inverse[i, start:stop]
             for k in range(r_i.size):
-                x = r_i[k] - alpha * q_i[k]
-                r_i[k] = x
-                here[k] = x * pivot[k] + (g_wire * pivot[k]) * before[k]
+                here[k] = r_i[k] * pivot[k] + (g_wire * pivot[k]) * before[k]
         r_i = r[rows - 1, start:stop]
         for k in range(r_i.size):
             product += r_i[k] * here[k]
@@ -289,9 +303,6 @@ def conjugate_gradients(
     """
     p, u, r, q, z = work[0], work[1], work[2], work[3], work[4]
     rows, columns = d.shape
-    p[:] = 0.0
-    u[:] = 0.0
-    q[:] = 0.0
     step, weights = np.empty((2, rows)), column_weights(d, ends)
     lanczos = np.empty((2, ITERATIONS_MAX + 1))
     rho = precondition(inverse_columns, wires[1], r, q, z, 0.0)
@@ -318,14 +329,15 @@ def conjugate_gradients(
         new = precondition(inverse_columns, wires[1], r, q, z, alpha)
         if new <= reduction * reduction * start:
             return iteration, error
-        error = _still_to_come(ends, drive, weights, tips, heads, step, z, alpha * np.sqrt(new / rho))
-        if error <= tolerance:
-            ritz = _smallest_ritz(lanczos, iteration)
-            error /= ritz
-            if x.size:
-                error = max(error, _largest(z) / (ritz * span))
+        if tolerance > 0.0:
+            error = _still_to_come(ends, drive, weights, tips, heads, step, z, alpha * np.sqrt(new / rho))
             if error <= tolerance:
-                return iteration, error
+                ritz = _smallest_ritz(lanczos, iteration)
+                error /= ritz
+                if x.size:
+                    error = max(error, _largest(z) / (ritz * span))
+                if error <= tolerance:
+                    return iteration, error
         beta = new / rho
         lanczos[1, iteration - 1] = np.sqrt(beta) / alpha
         rho = new

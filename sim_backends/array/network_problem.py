@@ -163,7 +163,9 @@ class Problem:
         leads = [shape[:-2]]
         for side in sides:
             if side is not None:
-                leads += [side.voltage.shape[:-1], np.shape(side.resistance)[:-1]]
+                leads.append(side.voltage.shape[:-1])
+                if side.resistance is not NO_RESISTANCE:
+                    leads.append(np.shape(side.resistance)[:-1])
         if len(leads) == 1:
             raise NetworkError("no line is driven or grounded: give left, right, bottom or top")
         try:

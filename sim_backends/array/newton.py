@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 
 from sim_backends.array import newton_kernels as kernels
@@ -67,56 +69,51 @@ class _Newton:
         v, i, slopes = self.go(length)
         if self.floats:
             refuse_undetermined(self.problem, (slopes[-1] > 0).reshape(*self.problem.lead, *self.size[1:]))
-        span = self.span()
-        still = np.maximum(
-            0.1 * tolerance * span, 4e-15 * np.abs(self.ends[:, :, 1]).max(axis=(1, 2))
-        )  # V, or rounding
-        active = ~self.balanced(slopes, span)
-        if cells:
-            active |= ~self.held(span)
-        before = moved_before = np.full(self.count, np.inf)  # what the last step changed: currents, cell voltages
+        active = ~self.balanced()
+        if cells and not active.all():
+            active |= ~self.held()
+        before, moved_before = np.full((2, self.count), np.inf)  # what the last step changed: currents, cell voltages
+        done = np.zeros(self.count, dtype=bool)
         for _ in range(STEPS_MAX):
             if not active.any():
                 return self.solution(v if cells else None, i if cells else None)
             self.correct(slopes, active)
             v, i, slopes, length = self.advance(active)
-            whole = length == 1.0
-            close = whole & (_still_to_come(self.change, before) <= 0.1 * tolerance * self.largest)
-            done = close | self.balanced(slopes, span)
-            before = np.where(whole, self.change, np.inf)
-            if cells:
-                moved = self.largest_move()
-                done &= whole & (_still_to_come(moved, moved_before) <= still) | self.held(span)
+            kernels.settle(length, self.change, before, self.norm, self.largest, tolerance, done)
+            if cells and (self.floats or done.any()) and not (held := self.held()).all():
+                moved, whole = self.largest_move(), length == 1.0
+                done &= whole & (_still_to_come(moved, moved_before) <= 0.1 * tolerance * self.span) | held
                 moved_before = np.where(whole, moved, np.inf)
-            active = active & ~done
+            active &= ~done
         worst = int(np.flatnonzero(active)[0])
         raise ConvergenceError(
             f"network {worst}: Newton's method left {self.norm[worst]:.3g} A unbalanced after {STEPS_MAX} steps"
         )
 
+    @cached_property
     def span(self) -> FloatArray:
         """Largest difference between voltages of the sources of each problem (V)."""
         there, v = self.ends[:, :, 0] > 0, self.ends[:, :, 1]
         highest = np.max(v, axis=(1, 2), where=there, initial=-np.inf)
         return highest - np.min(v, axis=(1, 2), where=there, initial=np.inf)
 
-    def balanced(self, slopes: Slopes, span: FloatArray) -> BoolArray:
+    def balanced(self) -> BoolArray:
         """Whether what is left over is less than the error that is allowed for a terminal current."""
-        enough = self.problem.tolerance * self.largest
-        idle = span == 0  # all sources at one voltage: there is no current that anything could be relative to
-        if idle.any():
-            rounding = 1e-13 * slopes[0].sum(axis=(1, 2)) * np.abs(self.ends[:, :, 1]).max(axis=(1, 2))
-            enough = np.where(idle, np.maximum(enough, rounding), enough)
-        return self.norm <= enough
+        return self.norm <= self.problem.tolerance * self.largest
 
-    def held(self, span: FloatArray) -> BoolArray:
+    def held(self) -> BoolArray:
         """Whether cell voltages are exact too, as far as the resistance of lines that all have a source tells."""
         if self.floats:
             return np.zeros(self.count, dtype=bool)
+        return self.norm <= self.held_norm
+
+    @cached_property
+    def held_norm(self) -> FloatArray:
+        """Current left over (A) that moves no node by more than a cell voltage may be wrong, if no line floats."""
         rows, columns = self.size[1:]
         of_rows = (columns - 1) / self.wires[0] + 1.0 / self.ends[:, :TOP, 0, :rows].max(axis=1).min(axis=-1)
         of_columns = (rows - 1) / self.wires[1] + 1.0 / self.ends[:, TOP:, 0, :columns].max(axis=1).min(axis=-1)
-        return self.norm * np.maximum(of_rows, of_columns) <= self.problem.tolerance * span
+        return self.problem.tolerance * self.span / np.maximum(of_rows, of_columns)
 
     def largest_move(self) -> FloatArray:
         """Largest change of a cell voltage by the last step of each problem (V)."""
@@ -166,11 +163,8 @@ class _Newton:
 
     def correct(self, slopes: Slopes, active: BoolArray) -> None:
         """Find the next step, as exactly as it is worth."""
-        # what a step leaves is the square of what there was: solving it more exactly than that gains nothing
-        with np.errstate(over="ignore"):
-            violated = np.minimum(self.norm / np.maximum(self.largest, np.finfo(float).tiny), 1.0)
-        wanted = 0.1 * self.problem.tolerance / np.maximum(violated, 1e-16)
-        reduction = np.clip(np.maximum(wanted, 0.01 * violated), FINEST, COARSEST)
+        reduction = np.empty(self.count)
+        kernels.plan_step(self.norm, self.largest, self.problem.tolerance, COARSEST, FINEST, reduction)
         find = kernels.gated_corrections if self.gated else kernels.corrections
 
         def some(part: slice) -> None:
@@ -193,14 +187,13 @@ class _Newton:
     def advance(self, active: BoolArray) -> tuple[FloatArray, FloatArray, Slopes, FloatArray]:
         """Take the step, shortened where needed; returns voltage, current and slopes of the cells and the length."""
         length = np.ones(self.count)
-        norm = self.norm.copy()
+        before = self.norm.copy()
         for _ in range(HALVINGS_MAX):
             v, i, slopes = self.go(length)
-            enough = np.maximum((1 - SUFFICIENT * length) * norm, self.rounding)
-            bad = active & ~(self.norm <= enough)
-            if not bad.any():
+            if not kernels.shorten(
+                active, before, self.norm, self.rounding, self.largest, self.problem.tolerance, SUFFICIENT, length
+            ):
                 break
-            length = np.where(bad, length / 2, length)
         self.state, self.moved = self.moved, self.state
         return v, i, slopes, length
 

@@ -215,6 +215,50 @@ def corrections(
 
 
 @njit(**COMPILED)
+def plan_step(norm: Any, largest: Any, tolerance: float, coarsest: float, finest: float, reduction: Any) -> None:
+    """How exactly the next step of each problem is worth solving: no better than what it leaves anyway, its square."""
+    for problem in range(norm.size):
+        violated = norm[problem] / largest[problem] if norm[problem] < largest[problem] else 1.0
+        wanted = max(0.1 * tolerance / max(violated, 1e-16), 0.01 * violated)
+        reduction[problem] = min(max(wanted, finest), coarsest)
+
+
+@njit(**COMPILED)
+def shorten(
+    active: Any, before: Any, norm: Any, rounding: Any, largest: Any, tolerance: float, sufficient: float, length: Any
+) -> bool:
+    """Halve the steps of problems that violate Kirchhoff's law no less than `before`; whether there were any.
+
+    What is balanced already may go up and down by rounding.
+    """
+    any_halved = False
+    for problem in range(norm.size):
+        enough = max((1.0 - sufficient * length[problem]) * before[problem], rounding[problem])
+        enough = max(enough, tolerance * largest[problem])
+        if active[problem] and not norm[problem] <= enough:
+            length[problem] *= 0.5
+            any_halved = True
+    return any_halved
+
+
+@njit(**COMPILED)
+def settle(length: Any, change: Any, before: Any, norm: Any, largest: Any, tolerance: float, done: Any) -> None:
+    """Which problems are solved, as far as terminal currents tell.
+
+    Either Kirchhoff's law holds as well as is asked for, or what the next step would change is small, by what this one
+    (`change`) and the one `before` it (infinite: not known) did; `before` is brought up to date.
+    """
+    for problem in range(norm.size):
+        whole = length[problem] == 1.0
+        to_come = change[problem]
+        if 0.0 < before[problem] < np.inf:
+            to_come *= min(change[problem] / before[problem], 1.0)
+        allowed = tolerance * largest[problem]
+        done[problem] = norm[problem] <= allowed or (whole and to_come <= 0.1 * allowed)
+        before[problem] = change[problem] if whole else np.inf
+
+
+@njit(**COMPILED)
 def gated_corrections(
     ga: Any,
     gb: Any,

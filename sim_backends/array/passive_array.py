@@ -130,7 +130,14 @@ class PassiveArray:
             Source of the read noise; None: without noise.
         scheme
             What the other lines are held at; columns are all selected, so they are sense amplifiers.
+
+        Raises
+        ------
+        ValueError
+            If the read voltage is zero or no number.
         """
+        if not 0 < abs(v_read) < np.inf:
+            raise ValueError(f"a read at {v_read:g} V measures nothing: give a voltage other than zero")
         solution = self.biased(rows, np.ones(self.shape[-1], dtype=bool), v_read, scheme)
         g = (solution.i_bottom + solution.i_top) / v_read
         if rng is None:

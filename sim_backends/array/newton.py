@@ -11,7 +11,7 @@ from sim_backends.array.devices.interface import BoolArray, FloatArray
 from sim_backends.array.line_kernels import PADDING
 from sim_backends.array.line_method import ends_of, refuse_undetermined
 from sim_backends.array.network_errors import ConvergenceError
-from sim_backends.array.network_problem import TOP, Problem, Solution
+from sim_backends.array.network_problem import Problem, Solution
 from sim_backends.array.scratch import in_threads, line_scratch, newton_scratch
 
 STEPS_MAX = 80
@@ -45,7 +45,7 @@ class _Newton:
         self.ends, self.floats = ends_of(problem)
         self.gated = getattr(problem.devices, "gated", False)
         shape = (self.count, 2, problem.rows, problem.columns + PADDING)
-        self.state, self.moved = np.zeros(shape), np.empty(shape)
+        self.state, self.moved = np.zeros((2, *shape))
         self.step, self.left_over = newton_scratch(*self.size)
         self.currents = np.zeros((self.count, 4, self.ends.shape[-1]))
         self.norm, self.rounding, self.largest, self.change = np.zeros((4, self.count))
@@ -82,7 +82,7 @@ class _Newton:
             kernels.settle(length, self.change, before, self.norm, self.largest, tolerance, done)
             if cells and (self.floats or done.any()) and not (held := self.held()).all():
                 moved, whole = self.largest_move(), length == 1.0
-                done &= whole & (_still_to_come(moved, moved_before) <= 0.1 * tolerance * self.span) | held
+                done &= whole & (_still_to_come(moved, moved_before) <= 0.1 * tolerance * self.voltage_scales[0]) | held
                 moved_before = np.where(whole, moved, np.inf)
             active &= ~done
         worst = int(np.flatnonzero(active)[0])
@@ -90,30 +90,21 @@ class _Newton:
             f"network {worst}: Newton's method left {self.norm[worst]:.3g} A unbalanced after {STEPS_MAX} steps"
         )
 
-    @cached_property
-    def span(self) -> FloatArray:
-        """Largest difference between voltages of the sources of each problem (V)."""
-        there, v = self.ends[:, :, 0] > 0, self.ends[:, :, 1]
-        highest = np.max(v, axis=(1, 2), where=there, initial=-np.inf)
-        return highest - np.min(v, axis=(1, 2), where=there, initial=np.inf)
-
     def balanced(self) -> BoolArray:
         """Whether what is left over is less than the error that is allowed for a terminal current."""
         return self.norm <= self.problem.tolerance * self.largest
 
     def held(self) -> BoolArray:
         """Whether cell voltages are exact too, as far as the resistance of lines that all have a source tells."""
-        if self.floats:
-            return np.zeros(self.count, dtype=bool)
-        return self.norm <= self.held_norm
+        span, resistance = self.voltage_scales
+        return self.norm <= self.problem.tolerance * span / resistance
 
     @cached_property
-    def held_norm(self) -> FloatArray:
-        """Current left over (A) that moves no node by more than a cell voltage may be wrong, if no line floats."""
-        rows, columns = self.size[1:]
-        of_rows = (columns - 1) / self.wires[0] + 1.0 / self.ends[:, :TOP, 0, :rows].max(axis=1).min(axis=-1)
-        of_columns = (rows - 1) / self.wires[1] + 1.0 / self.ends[:, TOP:, 0, :columns].max(axis=1).min(axis=-1)
-        return self.problem.tolerance * self.span / np.maximum(of_rows, of_columns)
+    def voltage_scales(self) -> tuple[FloatArray, FloatArray]:
+        """Span of the sources' voltages (V) and largest resistance of a line with its source (Ohm), ``[problem]``."""
+        span, resistance = np.empty((2, self.count))
+        kernels.voltage_scales(self.ends, self.wires, *self.size[1:], span, resistance)
+        return span, resistance
 
     def largest_move(self) -> FloatArray:
         """Largest change of a cell voltage by the last step of each problem (V)."""

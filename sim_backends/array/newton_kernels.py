@@ -259,6 +259,30 @@ def settle(length: Any, change: Any, before: Any, norm: Any, largest: Any, toler
 
 
 @njit(**COMPILED)
+def voltage_scales(ends: Any, wires: Any, rows: int, columns: int, span: Any, resistance: Any) -> None:
+    """Largest difference between voltages of sources (V), and largest resistance of a line with its source (Ohm).
+
+    Both ``[problem]``. The resistance is infinite where a line floats.
+    """
+    for problem in range(span.size):
+        lowest, highest, worst = np.inf, -np.inf, 0.0
+        for first, second, lines, length, wire in (
+            (LEFT, RIGHT, rows, columns, wires[0]),
+            (TOP, BOTTOM, columns, rows, wires[1]),
+        ):
+            for line in range(lines):
+                best = 0.0
+                for side in (first, second):
+                    g = ends[problem, side, 0, line]
+                    if g > 0.0:
+                        best = max(best, g)
+                        lowest = min(lowest, ends[problem, side, 1, line])
+                        highest = max(highest, ends[problem, side, 1, line])
+                worst = max(worst, (length - 1) / wire + 1.0 / best if best > 0.0 else np.inf)
+        span[problem], resistance[problem] = highest - lowest, worst
+
+
+@njit(**COMPILED)
 def gated_corrections(
     ga: Any,
     gb: Any,

@@ -115,26 +115,16 @@ class _Newton:
         """Move a part of the step from the state; voltage, current and slopes of all cells there."""
         v = np.empty(self.size)
         cells = self.size[1] * self.size[2]
-
-        def move(part: slice) -> None:
-            kernels.move(self.ends[part], self.state[part], self.step[part], length[part], self.moved[part], v[part])
-
-        def balance(part: slice) -> None:
-            kernels.residuals(
-                self.wires,
-                self.ends[part],
-                i[part],
-                self.moved[part],
-                self.left_over[part],
-                self.norm[part],
-                self.rounding[part],
-                self.currents[part],
-                self.largest[part],
-            )
-
-        in_threads(move, self.count, cells)
+        place = (self.ends, self.state, self.step, length, self.moved, v)
+        in_threads(lambda part: kernels.move(*(x[part] for x in place)), self.count, cells)
         i, *slopes = self.conducted(v)
-        in_threads(balance, self.count, cells)
+        found = (self.left_over, self.norm, self.rounding, self.currents, self.largest)
+        given = (self.ends, i, self.moved)
+        in_threads(
+            lambda part: kernels.residuals(self.wires, *(x[part] for x in given), *(x[part] for x in found)),
+            self.count,
+            cells,
+        )
         return v, i, tuple(slopes)
 
     def conducted(self, v: FloatArray) -> tuple[FloatArray, ...]:

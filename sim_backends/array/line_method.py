@@ -100,11 +100,7 @@ def _bring_to_zero(ends: FloatArray) -> None:
 
 
 def solve(problem: Problem, cells: bool) -> Solution:
-    """Solve every problem on its own, a set of conductances factored once for all vectors that follow on it."""
-    if problem.devices is not None:
-        from sim_backends.array import newton  # not needed, and not compiled, for linear cells
-
-        return newton.solve(problem, cells)
+    """Solve for ohmic cells, every problem on its own; conductances are factored once for all vectors that follow."""
     given = problem.g
     assert given is not None
     ends, floats = ends_of(problem)

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sim_backends.array import direct_method, line_method
+from sim_backends.array import direct_method, line_method, newton
 from sim_backends.array.devices.interface import Conducting, FloatArray
 from sim_backends.array.network_errors import ConvergenceError, NetworkError
 from sim_backends.array.network_problem import Drive, Lines, Problem, Solution
@@ -91,7 +91,7 @@ def solve(
         raise NetworkError(f"no method {method!r}: give auto, lines, transfer or direct")
     line_method.refuse_unfit(problem)
     if method == "lines":
-        return line_method.solve(problem, cells)
+        return _solve_by_lines(problem, cells)
     return line_method.solve_by_transfer(problem, cells)
 
 
@@ -102,9 +102,13 @@ def _solve_as_fits(problem: Problem, cells: bool) -> Solution:
         with suppress(ConvergenceError):
             return line_method.solve_by_transfer(problem, cells)
     try:
-        return line_method.solve(problem, cells)
+        return _solve_by_lines(problem, cells)
     except ConvergenceError:
         return direct_method.solve(problem, cells)
+
+
+def _solve_by_lines(problem: Problem, cells: bool) -> Solution:
+    return line_method.solve(problem, cells) if problem.devices is None else newton.solve(problem, cells)
 
 
 def transfer_matrix(g: ArrayLike, *, lines: Lines, tolerance: float = 1e-9) -> FloatArray:

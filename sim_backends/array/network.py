@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sim_backends.array import direct_method, line_method, newton
+from sim_backends.array import direct_method, line_method
 from sim_backends.array.devices.interface import Conducting, FloatArray
 from sim_backends.array.network_errors import ConvergenceError, NetworkError
 from sim_backends.array.network_problem import Drive, Lines, Problem, Solution
@@ -108,7 +108,11 @@ def _solve_as_fits(problem: Problem, cells: bool) -> Solution:
 
 
 def _solve_by_lines(problem: Problem, cells: bool) -> Solution:
-    return line_method.solve(problem, cells) if problem.devices is None else newton.solve(problem, cells)
+    if problem.devices is None:
+        return line_method.solve(problem, cells)
+    from sim_backends.array import newton  # not needed, and not compiled, for ohmic cells
+
+    return newton.solve(problem, cells)
 
 
 def transfer_matrix(g: ArrayLike, *, lines: Lines, tolerance: float = 1e-9) -> FloatArray:

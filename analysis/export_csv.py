@@ -140,16 +140,16 @@ def _steps(contents: RunContents) -> _Table:
 
 
 def _pulses(contents: RunContents) -> _Table:
-    keys = ["die", "run", "batch", "position", "time", "kernel", "amplitude", "width", "count", "cells", "fired",
-            "rows", "columns", "mask"]  # fmt: skip
+    keys = ["die", "run", "batch", "position", "time", "kernel", "amplitude", "width", "count", "scheme",
+            "cells", "fired", "rows", "columns", "mask"]  # fmt: skip
     rows = []
     for die, intents in contents.intents.items():
         for intent in intents:
             pulse, (lines, columns) = intent.pulse, intent.pulse.mask.shape
             mask = np.packbits(pulse.mask, bitorder="little").tobytes().hex()
             rows.append([die, intent.run, intent.batch, intent.position, intent.time, pulse.kernel, pulse.amplitude,
-                         pulse.width, pulse.count, int(pulse.mask.sum()), _FIRED[intent.fired], lines, columns,
-                         mask])  # fmt: skip
+                         pulse.width, pulse.count, pulse.scheme or "", int(pulse.mask.sum()), _FIRED[intent.fired],
+                         lines, columns, mask])  # fmt: skip
     return keys, [[_text(value) for value in row] for row in rows]
 
 

@@ -148,6 +148,7 @@ def _pulse_columns(intents: list[Intent]) -> dict[str, Any]:
         "columns": shapes[:, 1],
         "mask": masks,
         "fired": [fired[intent.fired] for intent in intents],
+        "scheme": [intent.pulse.scheme or "" for intent in intents],
     }
 
 

@@ -24,18 +24,23 @@ from analysis.record_lock import RecordError, RecordLock
 from analysis.record_steps import Steps
 
 _BATCH = "id, run, die, time, tester, actions, after_step"
-_PULSE = "kernel, amplitude, width, count, shape, mask"
+_PULSE = "kernel, amplitude, width, count, scheme, shape, mask"
 
 
 @dataclass(frozen=True)
 class Pulse:
-    """Pulses to be fired at one kernel: `count` of `amplitude` (V) and `width` (s) at each cell of the mask."""
+    """Pulses to be fired at one kernel: `count` of `amplitude` (V) and `width` (s) at each cell of the mask.
+
+    `scheme` names the bias scheme of a passive array (None: cells with gates), under which every other cell sees a part
+    of the amplitude. The dose counts the cells of the mask only.
+    """
 
     kernel: int
     mask: NDArray[np.bool_]
     amplitude: float
     width: float
     count: int = 1
+    scheme: str | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ class Ledger(Steps):
             row = (batch, run, die, time.time(), tester, actions, step)
             db.execute(f"INSERT INTO batches ({_BATCH}, seal) VALUES (?,?,?,?,?,?,?,?)", (*row, _batch_seal(row, rows)))
             db.executemany(
-                f"INSERT INTO pulses (batch, position, {_PULSE}) VALUES (?,?,?,?,?,?,?,?)",
+                f"INSERT INTO pulses (batch, position, {_PULSE}) VALUES (?,?,?,?,?,?,?,?,?)",
                 [(batch, position, *pulse) for position, pulse in enumerate(rows)],
             )
         return int(batch)
@@ -239,14 +244,14 @@ class Ledger(Steps):
 def _pulse_row(pulse: Pulse) -> tuple[Any, ...]:
     bits = np.packbits(pulse.mask, bitorder="little").tobytes()
     shape = json.dumps(pulse.mask.shape)
-    return (int(pulse.kernel), float(pulse.amplitude), float(pulse.width), int(pulse.count), shape, bits)
+    return (int(pulse.kernel), float(pulse.amplitude), float(pulse.width), int(pulse.count), pulse.scheme, shape, bits)
 
 
 def _pulse(row: tuple[Any, ...]) -> Pulse:
-    kernel, amplitude, width, count, shape, bits = row
+    kernel, amplitude, width, count, scheme, shape, bits = row
     rows, columns = json.loads(shape)
     mask = np.unpackbits(np.frombuffer(bits, np.uint8), count=rows * columns, bitorder="little")
-    return Pulse(kernel, mask.reshape(rows, columns).astype(bool), amplitude, width, count)
+    return Pulse(kernel, mask.reshape(rows, columns).astype(bool), amplitude, width, count, scheme)
 
 
 def _batch_seal(row: tuple[Any, ...], pulses: list[tuple[Any, ...]]) -> str:

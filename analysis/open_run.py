@@ -92,16 +92,16 @@ class OpenRun:
         return found
 
     def pulses(self, die: str) -> pd.DataFrame:
-        """A row per pulse that was committed: kernel, amplitude, width, count, cells, time, batch, fired.
+        """A row per pulse that was committed: kernel, amplitude, width, count, scheme, cells, time, batch, fired.
 
         `fired` is True or False where that is known, else missing: such a pulse counts in the dose.
         """
-        columns = ["kernel", "amplitude", "width", "count", "cells", "time", "batch", "fired"]
+        columns = ["kernel", "amplitude", "width", "count", "scheme", "cells", "time", "batch", "fired"]
         rows = [
             {
-                **{key: getattr(intent.pulse, key) for key in columns[:4]},
+                **{key: getattr(intent.pulse, key) for key in columns[:5]},
                 "cells": int(intent.pulse.mask.sum()),
-                **{key: getattr(intent, key) for key in columns[5:]},
+                **{key: getattr(intent, key) for key in columns[6:]},
             }
             for intent in self.record.intents(die)
         ]

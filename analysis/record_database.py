@@ -12,7 +12,7 @@ from typing import Any
 
 from analysis.record_lock import RecordError, RecordLock
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 #: Measured with one 20 kB array a commit: small pages and a log of 16 MB between checkpoints are fastest.
 _PAGE_SIZE, _CHECKPOINT_PAGES = 4096, 4000
@@ -46,7 +46,8 @@ CREATE INDEX batches_of_die ON batches (die, id);
 CREATE INDEX batches_settled ON batches (die) WHERE settled IS NOT NULL;
 CREATE TABLE pulses (
   batch INTEGER NOT NULL REFERENCES batches, position INTEGER NOT NULL, kernel INTEGER NOT NULL,
-  amplitude REAL NOT NULL, width REAL NOT NULL, count INTEGER NOT NULL, shape TEXT NOT NULL, mask BLOB NOT NULL,
+  amplitude REAL NOT NULL, width REAL NOT NULL, count INTEGER NOT NULL, scheme TEXT, shape TEXT NOT NULL,
+  mask BLOB NOT NULL,
   PRIMARY KEY (batch, position));
 CREATE TABLE readings (
   id INTEGER PRIMARY KEY, batch INTEGER NOT NULL REFERENCES batches, time REAL NOT NULL, attrs TEXT NOT NULL,

@@ -17,12 +17,18 @@ from numpy.typing import NDArray
 
 from analysis.lot_results import MEASURE, PROGRAM
 from analysis.record import Record
-from mapping.die_record import HARD_DEFECTS, CellClass, DieRecord
+from mapping.analog_die import LIMITS
+from mapping.die_record import HARD_DEFECTS, CellClass, LineFault
+from mapping.geometry import ArrayGeometry
 
 BoolArray = NDArray[np.bool_]
 
-#: Arrays of a truth file that are compared (`sim_backends.truth` says what they are).
-_NEEDED = ("die", "site", "kind", "alive", "broken", "state", "line_die", "line_mask", "meta")
+#: Step functions that measure dies, and that write states or conductances.
+_MEASURE = (MEASURE, "protocols.characterise_analog.measure_analog")
+_PROGRAM = (PROGRAM, "protocols.analog_write.write_analog")
+#: Arrays of a truth file that are compared (`sim_backends.truth` says what they are), and what cells are in, by kind.
+_NEEDED = ("die", "site", "kind", "alive", "broken", "line_die", "line_mask", "meta")
+_STATES = ("state", "g_read")
 #: What numpy raises on a file that is damaged or no archive, or that claims to be larger than the memory.
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError, zipfile.BadZipFile)
 
@@ -44,7 +50,8 @@ class DieScore:
     lines_true, lines_found, lines_right : int
         Dead lines.
     healthy, in_state : int
-        Truly healthy cells that the last schedule wrote, and those truly in the state it asked for.
+        Truly healthy cells that the last schedule wrote, and those truly in the state it asked for: P or AP, or a
+        conductance within the schedule's tolerance, as a read without noise would show it.
     """
 
     die: str
@@ -71,9 +78,9 @@ def score(record: Record, truth_file: Path) -> list[DieScore]:
     names = [f"c{column}r{row}" for column, row in truth["site"]]
     scores = []
     for die in names:
-        measured, wanted = _newest(record, die)
+        measured, programmed = _newest(record, die)
         if measured is not None:
-            scores.append(_score_die(die, names.index(die), truth, DieRecord.from_dataset(measured), wanted))
+            scores.append(_score_die(die, names.index(die), truth, _Found.of(measured), programmed))
     if not scores:
         raise TruthError(
             f"{truth_file} holds the dies {', '.join(names[:5])} ..., none of which the record has measured"
@@ -99,22 +106,38 @@ def totals(scores: list[DieScore]) -> dict[str, float]:
     }
 
 
-def _newest(record: Record, die: str) -> tuple[xr.Dataset | None, NDArray[np.int8] | None]:
+@dataclass(frozen=True)
+class _Found:
+    """What a record says of the cells of a die, whatever they are made of."""
+
+    cell_class: NDArray[np.uint8]
+    geometry: ArrayGeometry
+    line_faults: tuple[LineFault, ...]
+
+    @classmethod
+    def of(cls, data: xr.Dataset) -> _Found:
+        lines = json.loads(data.attrs["line_faults"])
+        geometry = ArrayGeometry.from_dict(json.loads(data.attrs["geometry"]))
+        cells = np.asarray(data["cell_class"].values, np.uint8)
+        return cls(cells, geometry, tuple(LineFault(*line) for line in lines))
+
+
+def _newest(record: Record, die: str) -> tuple[xr.Dataset | None, xr.Dataset | None]:
     """How a die was measured last, and what was programmed after that (None: nothing), by whatever protocol."""
     protocols = {run["protocol"] for run in record.runs()}
     steps = sorted((step for name in protocols for step in record.history(name, die)), key=lambda step: step.id)
-    measured = [step for step in steps if step.function == MEASURE and step.verdict == "pass"]
+    measured = [step for step in steps if step.function in _MEASURE and step.verdict == "pass"]
     if not measured:
         return None, None
-    programmed = [step for step in steps if step.function == PROGRAM and step.id > measured[-1].id]
-    wanted = record.load(programmed[-1])["wanted"].values if programmed else None
-    return record.load(measured[-1]), wanted
+    programmed = [step for step in steps if step.function in _PROGRAM and step.id > measured[-1].id]
+    return record.load(measured[-1]), record.load(programmed[-1]) if programmed else None
 
 
 def _load(path: Path) -> dict[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as file:
             truth: dict[str, Any] = {name: file[name] for name in _NEEDED}
+            truth |= {name: file[name] for name in _STATES if name in file}
         truth["meta"] = json.loads(str(truth["meta"]))
         truth["site"] = [tuple(int(v) for v in site) for site in truth["site"]]
     except _UNREADABLE as error:
@@ -122,19 +145,20 @@ def _load(path: Path) -> dict[str, Any]:
     return truth
 
 
-def _score_die(
-    name: str, place: int, truth: dict[str, Any], record: DieRecord, wanted: NDArray[np.int8] | None
-) -> DieScore:
+def _score_die(name: str, place: int, truth: dict[str, Any], record: _Found, programmed: xr.Dataset | None) -> DieScore:
     kinds = np.array(truth["meta"]["kinds"])[truth["kind"][place]]
     alive, broken = truth["alive"][place].astype(bool), truth["broken"][place].astype(bool)
     true_class = _classes(kinds, broken)
+    if "g_read" in truth:  # there is no other way to tell a stuck cell from a short or an open than what it reads
+        stuck, g = np.isin(true_class, (CellClass.STUCK_LRS, CellClass.STUCK_HRS)), truth["g_read"][place]
+        true_class[stuck & (g > LIMITS.short_above)] = CellClass.SHORT
+        true_class[stuck & (g < LIMITS.open_below)] = CellClass.OPEN
     hard = np.isin(true_class, HARD_DEFECTS) & alive
     on_line = record.cell_class == CellClass.DEAD_LINE
     found = np.isin(record.cell_class, HARD_DEFECTS) & ~on_line & alive
     lines, found_lines = _true_lines(place, truth), {f.cells(record.geometry).tobytes() for f in record.line_faults}
-    healthy = alive & (true_class == CellClass.GOOD) & (wanted is not None and wanted >= 0)
-    state_is_p = ~truth["state"][place].astype(bool)
-    in_state = healthy & (state_is_p == (wanted == 1)) if wanted is not None else healthy
+    asked, right = _asked_and_right(place, truth, programmed)
+    healthy = alive & (true_class == CellClass.GOOD) & asked
     return DieScore(
         die=name,
         defects_true=int(hard.sum()),
@@ -145,14 +169,29 @@ def _score_die(
         lines_found=len(found_lines),
         lines_right=len(lines & found_lines),
         healthy=int(healthy.sum()),
-        in_state=int(in_state.sum()),
+        in_state=int((healthy & right).sum()),
     )
+
+
+def _asked_and_right(place: int, truth: dict[str, Any], programmed: xr.Dataset | None) -> tuple[BoolArray, BoolArray]:
+    """Cells that a schedule wrote, and those that truly are as it asked, healthy or not."""
+    if programmed is None:
+        nothing = np.zeros(truth["kind"][place].shape, bool)
+        return nothing, nothing
+    if "target" in programmed:
+        target, tolerance = programmed["target"].values, json.loads(programmed.attrs["settings"])["tolerance"]
+        return np.isfinite(target), np.abs(truth["g_read"][place] - target) <= tolerance * target
+    wanted = programmed["wanted"].values
+    return wanted >= 0, ~truth["state"][place].astype(bool) == (wanted == 1)
 
 
 def _classes(kinds: NDArray[np.str_], broken: BoolArray) -> NDArray[np.uint8]:
     """Truth in the words of the record; a cell broken by a pulse is a short."""
     words = {"short": CellClass.SHORT, "open": CellClass.OPEN, "stuck_p": CellClass.STUCK_P,
-             "stuck_ap": CellClass.STUCK_AP, "weak_tmr": CellClass.WEAK}  # fmt: skip
+             "stuck_ap": CellClass.STUCK_AP, "weak_tmr": CellClass.WEAK,
+             "stuck_lrs": CellClass.STUCK_LRS, "row_lrs": CellClass.STUCK_LRS, "row_short": CellClass.STUCK_LRS,
+             "stuck_hrs": CellClass.STUCK_HRS, "row_hrs": CellClass.STUCK_HRS, "as_found": CellClass.STUCK_LRS,
+             }  # fmt: skip
     out = np.zeros(kinds.shape, np.uint8)
     for word, code in words.items():
         out[kinds == word] = code

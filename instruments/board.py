@@ -41,6 +41,7 @@ _READ = struct.Struct("<BBHh")
 _PULSE = struct.Struct("<BhIH")
 _PULSE_READ = struct.Struct("<BhIHBHh")
 _MULTIPLY = struct.Struct("<BBBHBHHII")
+_MULTIPLY_WIDE = struct.Struct("<BBBHBHHQQ")  # where a side has more than 32 lines
 _COUNT = struct.Struct("<H")
 _LIMITS = struct.Struct("<hh")
 _COUNT_WIDTH = struct.Struct("<HB")
@@ -163,8 +164,21 @@ class FramedBoard(Instrument):
         reply = self._link.ask(Opcode.READ, head + _bits(chosen), timeout=self._timeout + work)
         return self._cell_currents(reply, chosen, current_range)
 
-    def pulse(self, kernel: int, mask: BoolArray, amplitude: float, width: float, *, count: int = 1) -> None:
+    def pulse(
+        self,
+        kernel: int,
+        mask: BoolArray,
+        amplitude: float,
+        width: float,
+        *,
+        count: int = 1,
+        scheme: str | None = None,
+    ) -> None:
         """Fire `count` pulses of `amplitude` (V) and `width` (s) at each cell of the mask, once, never repeated.
+
+        A board of passive cells selects columns that have the same rows in the mask together with these rows: a mask
+        that fills a rectangle is fired at once. `scheme` (one of `ArrayCapabilities.schemes`) is what it holds all
+        other lines at.
 
         Raises
         ------
@@ -179,8 +193,9 @@ class FramedBoard(Instrument):
         chosen = limits.check_mask(caps, mask)
         code, width_ns = limits.pulse_code(caps, amplitude), limits.pulse_width_ns(caps, width)
         head = _PULSE.pack(limits.check_kernel(caps, kernel), code, width_ns, limits.check_count(caps, count))
+        held = self._scheme_byte(scheme)
         if chosen.any():
-            self._fire(Opcode.PULSE, head + _bits(chosen), self._pulse_time(chosen, width, count))
+            self._fire(Opcode.PULSE, head + _bits(chosen) + held, self._pulse_time(chosen, width, count))
 
     def pulse_and_read(
         self,
@@ -193,6 +208,7 @@ class FramedBoard(Instrument):
         count: int = 1,
         current_range: int = 0,
         averages: int = 1,
+        scheme: str | None = None,
     ) -> FloatArray:
         """`pulse`, then `read` of the same cells, in one exchange; raises what they raise.
 
@@ -210,11 +226,12 @@ class FramedBoard(Instrument):
             limits.check_averages(caps, averages),
             int(limits.read_codes(caps, read_voltage)),
         )
+        held = self._scheme_byte(scheme)
         if not chosen.any():
             return np.full(chosen.shape, np.nan)
         self._calibration(current_range)  # before the pulse: a missing calibration must not be found after it
         work = self._pulse_time(chosen, width, count) + np.count_nonzero(chosen) * averages * CONVERSION_TIME
-        reply = self._fire(Opcode.PULSE_READ, head + _bits(chosen), work)
+        reply = self._fire(Opcode.PULSE_READ, head + _bits(chosen) + held, work)
         if reply is None:
             return self.read(kernel, read_voltage, mask=chosen, current_range=current_range, averages=averages)
         return self._cell_currents(reply, chosen, current_range)
@@ -291,10 +308,11 @@ class FramedBoard(Instrument):
             limits.check_averages(caps, averages),
             bank,
         )
+        layout = _MULTIPLY if max(sides) <= 32 else _MULTIPLY_WIDE
         codes = np.empty((total, len(senses)), dtype=np.uint16)
         done = 0
         for first, size in _chunks(start, total, (LARGEST_PAYLOAD - 1 - _COUNT_WIDTH.size) // (2 * len(senses))):
-            payload = _MULTIPLY.pack(*head, first, size, _line_bits(drives), _line_bits(senses))
+            payload = layout.pack(*head, first, size, _line_bits(drives), _line_bits(senses))
             work = self._timeout + size * averages * len(senses) * CONVERSION_TIME
             reply = self._link.ask(Opcode.MULTIPLY, payload, timeout=work)
             codes[done : done + size] = self._vector_codes(reply, size, len(senses))
@@ -422,6 +440,11 @@ class FramedBoard(Instrument):
             if error.status != Status.BUSY:
                 raise
             raise PulseNotFiredError(f"{error}; nothing was fired.") from error
+
+    def _scheme_byte(self, scheme: str | None) -> bytes:
+        """What a pulse says of its bias scheme on the wire: nothing where the cells have gates."""
+        chosen = limits.check_scheme(self._capabilities, scheme)
+        return b"" if chosen is None else bytes([self._capabilities.schemes.index(chosen)])
 
     def _calibration(self, current_range: int) -> Calibration:
         limits.check_range(self._capabilities, current_range)

@@ -29,8 +29,8 @@ class BoardCaps(_Strict):
     """CAPS as docs/board_protocol.md defines it (volt, ampere, second)."""
 
     protocol: int = Field(ge=1, le=1)
-    rows: int = Field(ge=1, le=32)
-    columns: int = Field(ge=1, le=32)
+    rows: int = Field(ge=1, le=64)  # words of lines have at most 64 bits
+    columns: int = Field(ge=1, le=64)
     kernels: int = Field(ge=1, le=256)
     topology: _Topology
     dac_lsb: float = Field(gt=0)
@@ -49,6 +49,7 @@ class BoardCaps(_Strict):
     cell: str
     heartbeat: bool = False
     limits: bool = False
+    schemes: tuple[str, ...] = Field(default=(), max_length=256)
 
     @model_validator(mode="after")
     def _kernels_lie_in_blocks(self) -> BoardCaps:
@@ -64,6 +65,8 @@ class BoardCaps(_Strict):
                 raise ValueError(f"{name} puts a kernel outside its block")
         if len({each.index for each in self.ranges}) != len(self.ranges):
             raise ValueError("two ranges have the same index")
+        if len(set(self.schemes)) != len(self.schemes):
+            raise ValueError("two bias schemes have the same name")
         return self
 
 
@@ -111,4 +114,5 @@ def capabilities(caps: BoardCaps, pulse_limit: float | None = None) -> ArrayCapa
         banks=caps.banks,
         vectors_max=caps.vectors_max,
         cell=caps.cell,
+        schemes=caps.schemes,
     )

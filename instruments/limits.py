@@ -96,6 +96,17 @@ def check_averages(caps: ArrayCapabilities, averages: int) -> int:
     return _between("averages", averages, 1, caps.averages_max, "averages_max")
 
 
+def check_scheme(caps: ArrayCapabilities, scheme: str | None) -> str | None:
+    """`scheme` if the tester can hold the lines that way; a passive array is never pulsed without one."""
+    known = ", ".join(caps.schemes)
+    if scheme is None and caps.schemes:
+        raise LimitError(f"a pulse at a passive array needs a bias scheme; give scheme=, one of {known}")
+    if scheme is not None and scheme not in caps.schemes:
+        has = f"the tester has {known}" if known else f"cells of kind {caps.cell} have gates and take none"
+        raise LimitError(f"bias scheme {scheme!r}: {has}")
+    return scheme
+
+
 def check_mask(caps: ArrayCapabilities, mask: BoolArray | None) -> BoolArray:
     """A mask ``[rows, columns]`` of the cells of one kernel; all cells for None."""
     if mask is None:

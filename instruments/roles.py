@@ -5,6 +5,7 @@ All quantities are SI (volt, ampere, siemens, second); arrays are ``[row, column
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Literal, Protocol, runtime_checkable
@@ -22,6 +23,14 @@ class InstrumentError(RuntimeError):
 
 class LimitError(InstrumentError, ValueError):
     """A request is beyond the limits of the instrument; nothing was sent."""
+
+
+class CompliancePolicyError(InstrumentError):
+    """A limit was set and reads back otherwise: nothing was switched on."""
+
+
+class RouteError(LimitError):
+    """Relays that must not be closed together; none was moved."""
 
 
 class LinkError(InstrumentError):
@@ -127,7 +136,9 @@ class ArrayCapabilities:
     """What an array tester can do, as it says itself.
 
     `kernel_block`, `kernel_row`, `kernel_column`: for each kernel, its block and the row and column of that block
-    at which its first cell sits (so which lines kernels share is data).
+    at which its first cell sits (so which lines kernels share is data). `cell` is "2T1R" or the like for cells with
+    gates, "1R" for passive ones. `schemes`: names of the bias schemes that pulses can have ("V/2", "V/3", ...), which
+    say what the other lines of a passive array are held at; none where gates protect the other cells.
     """
 
     rows: int
@@ -153,6 +164,7 @@ class ArrayCapabilities:
     banks: int
     vectors_max: int
     cell: str
+    schemes: tuple[str, ...] = ()
 
 
 Direction = Literal["forward", "backward"]
@@ -163,7 +175,8 @@ IdleMode = Literal["float", "soft_ground", "hard_ground"]
 class ArrayTester(Protocol):
     """Anything that reads, pulses and multiplies with the array under the needles.
 
-    Cell voltage is column minus row: a positive pulse raises the column. Kernels are the addressable tiles.
+    Cell voltage is column minus row: a positive pulse raises the column. Kernels are the addressable tiles. A passive
+    array (`ArrayCapabilities.schemes`) is pulsed under a bias scheme, and every cell of it sees a part of each pulse.
     """
 
     def identify(self) -> str:
@@ -183,8 +196,20 @@ class ArrayTester(Protocol):
     ) -> FloatArray:
         """Currents (A) of single cells, ``[rows, columns]``; NaN outside the mask; +-inf where the range saturates."""
 
-    def pulse(self, kernel: int, mask: BoolArray, amplitude: float, width: float, *, count: int = 1) -> None:
-        """Fire `count` pulses of `amplitude` (V) and `width` (s) at each cell of the mask, once, never repeated."""
+    def pulse(
+        self,
+        kernel: int,
+        mask: BoolArray,
+        amplitude: float,
+        width: float,
+        *,
+        count: int = 1,
+        scheme: str | None = None,
+    ) -> None:
+        """Fire `count` pulses of `amplitude` (V) and `width` (s) at each cell of the mask, once, never repeated.
+
+        `scheme` is one of `ArrayCapabilities.schemes`; None where there are none, needed where there are.
+        """
 
     def pulse_and_read(
         self,
@@ -197,6 +222,7 @@ class ArrayTester(Protocol):
         count: int = 1,
         current_range: int = 0,
         averages: int = 1,
+        scheme: str | None = None,
     ) -> FloatArray:
         """`pulse`, then `read` of the same cells, in one exchange."""
 
@@ -272,3 +298,90 @@ class FieldSource(Protocol):
 
     def safe(self) -> None:
         """Bring the field down, whatever another thread asks of it."""
+
+
+@runtime_checkable
+class SourceMeter(Protocol):
+    """A source measure unit: channels that hold a voltage, within a current that they do not pass, and measure."""
+
+    def identify(self) -> str:
+        """Maker, model, serial number and firmware."""
+
+    def source_channels(self) -> tuple[str, ...]:
+        """Names of the channels, such as ``a`` and ``b``."""
+
+    def switch_on(self, channel: str, current_limit: float) -> None:
+        """Set 0 V and the limit (A), read both back, then switch on; `CompliancePolicyError` if they differ."""
+
+    def compliance(self, channel: str) -> float:
+        """The current limit (A) as it reads back."""
+
+    def read_current(
+        self, sense: str, drive: str, voltage: float, *, full_scale: float | None = None, averages: int = 1
+    ) -> float:
+        """Put channel `drive` to a voltage (V), measure the current out of channel `sense` (A), go back to 0 V.
+
+        +-inf where the range `full_scale` (A) is passed, or one of the two channels is at its limit.
+        """
+
+    def switch_off(self) -> None:
+        """Put all channels to 0 V, then switch them off, and read back that they are."""
+
+    def safe(self) -> None:
+        """Switch off, whatever another thread asks of it."""
+
+
+@runtime_checkable
+class Pulser(Protocol):
+    """A pulse generator: channels at 0 V that fire together, once, when told to. It has no compliance."""
+
+    def identify(self) -> str:
+        """Maker, model, serial number and firmware."""
+
+    def current_bound(self, voltage: float) -> float:
+        """Largest current (A) that a pulse of `voltage` (V) can drive: into a short, through what is in the line."""
+
+    def arm(self, levels: Mapping[int, float], width: float, *, count: int = 1) -> None:
+        """Ready channels for pulses of these levels (V without a load, by channel), read back; outputs on at 0 V.
+
+        Channels without a level are switched off.
+        """
+
+    def fire(self, mark: str) -> None:
+        """Fire once, never repeated, and leave `mark` in the instrument with the same command.
+
+        Raises `PulseNotFiredError` if its reply is lost and the instrument does not show the mark,
+        `UnknownOutcomeError` if that cannot be found out.
+        """
+
+    def last_mark(self) -> str:
+        """The mark of the last pulse that was fired; empty since power-on."""
+
+    def switch_off(self) -> None:
+        """Switch all channels off, and read back that they are."""
+
+    def safe(self) -> None:
+        """Switch off, whatever another thread asks of it."""
+
+
+@runtime_checkable
+class SwitchMatrix(Protocol):
+    """Relays between what is on the rows of a matrix and what is on its columns, by the maker's names (``1A01``)."""
+
+    def identify(self) -> str:
+        """Maker, model, serial number and firmware."""
+
+    def check_route(self, relays: Iterable[str]) -> None:
+        """Refuse relays that would tie two outputs together, or an output to ground; `RouteError` names them."""
+
+    def route(self, relays: Iterable[str]) -> None:
+        """Have exactly these closed, and read it back. Others open first; `RouteError` before any has moved."""
+
+    def closed(self) -> frozenset[str]:
+        """Relays that are closed, as read back."""
+
+    def rest_at(self, relays: Iterable[str]) -> None:
+        """Relays (to ground) that are closed, all others open, when the matrix is made safe; none by default."""
+
+    def safe(self) -> None:
+        """Go to rest, whatever another thread asks of it."""

@@ -14,7 +14,7 @@ import pkgutil
 import sys
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Self, cast
@@ -222,6 +222,91 @@ def write_station(
     if clock is not None:
         content["instruments"]["clock"] = {"type": "instruments.clock.FileClock", "address": str(clock)}
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def write_served_station(
+    path: str | os.PathLike[str], addresses: Mapping[str, Any], *, clock: Path | None = None
+) -> Path:
+    """Write the station file for what a station says of itself when it serves: with a board, or with a rack.
+
+    Parameters
+    ----------
+    path
+        The file to write; replaced if it exists.
+    addresses
+        Address of each instrument by its name; of a rack also what is plugged in where, ``rack``.
+    clock
+        File in which the station keeps its own time, if it does.
+    """
+    if "rack" not in addresses:
+        return write_station(path, addresses["prober"], addresses["board"], clock=clock)
+    wired = addresses["rack"]
+    return write_rack_station(
+        path,
+        addresses,
+        outputs=wired["rows"],
+        rows=wired["die_rows"],
+        columns=wired["die_columns"],
+        series_resistance=wired["series_resistance"],
+        clock=clock,
+    )
+
+
+def write_rack_station(
+    path: str | os.PathLike[str],
+    addresses: Mapping[str, Any],
+    *,
+    outputs: Mapping[str, str],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    pulse_limit: float = 2.1,
+    series_resistance: float = 0.0,
+    clock: Path | None = None,
+) -> Path:
+    """Write the station file of a SENTIO prober and a rack: Keithley 2602B, Keysight 33512B, Keithley 707B.
+
+    Parameters
+    ----------
+    path
+        The file to write; replaced if it exists.
+    addresses
+        VISA resource of ``prober``, ``smu``, ``pulser`` and ``matrix``.
+    outputs
+        What is plugged into the rows of the matrix, ``{"A": "smu.a", ...}``.
+    rows, columns
+        Matrix column of each line of the die, ``"101"``.
+    pulse_limit
+        Largest pulse (V, either sign). By default the lower cap of the TiO2 devices of arXiv:2305.18495.
+    series_resistance
+        Resistor in each line of the generator (Ohm).
+    clock
+        File in which the station keeps its own time, if it does.
+    """
+    path = Path(path)
+    row_of = {output: row for row, output in outputs.items()}
+    wiring = {
+        "smu_rows": [row_of["smu.a"], row_of["smu.b"]],
+        "pulser_rows": [row_of["pulser.1"], row_of["pulser.2"]],
+        "ground_row": row_of["ground"],
+        "rows": list(rows),
+        "columns": list(columns),
+    }
+    parts: dict[str, dict[str, Any]] = {
+        "prober": {"type": "instruments.sentio.Sentio"},
+        "smu": {"type": "instruments.keithley_2600.Keithley2602BSmu"},
+        "pulser": {
+            "type": "instruments.keysight_33500.Keysight33512BPulser",
+            "init": {"series_resistance": series_resistance},
+        },
+        "matrix": {"type": "instruments.keithley_707.Keithley707", "init": {"outputs": dict(outputs)}},
+    }
+    content: dict[str, Any] = {name: part | {"address": addresses[name]} for name, part in parts.items()}
+    names = {each: each for each in ("smu", "pulser", "matrix")}
+    content["array"] = {"type": "instruments.rack.Rack", "init": names | wiring | {"pulse_limit": pulse_limit}}
+    if clock is not None:
+        content["clock"] = {"type": "instruments.clock.FileClock", "address": str(clock)}
+    path.write_text(yaml.safe_dump({"instruments": content}, sort_keys=False), encoding="utf-8")
     return path
 
 

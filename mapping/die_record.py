@@ -15,13 +15,15 @@ from mapping.geometry import ArrayGeometry
 
 
 class CellClass(IntEnum):
-    """What a cell turned out to be."""
+    """What a cell turned out to be; for ReRAM, P is LRS (high conductance) and AP is HRS."""
 
     GOOD = 0
     SHORT = 1
     OPEN = 2
     STUCK_P = 3
     STUCK_AP = 4
+    STUCK_LRS = 3
+    STUCK_HRS = 4
     WEAK = 5
     DEAD_LINE = 6
 

@@ -85,5 +85,9 @@ class ArrayGeometry:
 #: 20,000 cells as 4 blocks of 100 x 50, 32 kernels of 25 x 25 (facts of the platform: NIST daffodil-lib).
 MTJ_20K = ArrayGeometry.tiled(rows=25, columns=25, blocks=4, block_rows=100, block_columns=50)
 
+#: One passive array of 8 x 8 cells, as those of the laboratory of arXiv:2305.18495, and of 64 x 64 (Kim 2021).
+PASSIVE_8X8 = ArrayGeometry.tiled(rows=8, columns=8, blocks=1, block_rows=8, block_columns=8)
+PASSIVE_64X64 = ArrayGeometry.tiled(rows=64, columns=64, blocks=1, block_rows=64, block_columns=64)
+
 #: Geometries that have a name on the command line.
-NAMED = {"mtj-20k": MTJ_20K}
+NAMED = {"mtj-20k": MTJ_20K, "passive-8x8": PASSIVE_8X8, "passive-64x64": PASSIVE_64X64}

@@ -10,9 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,20 +19,27 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mapping.checked_fields import check_numbers
 from mapping.coding import AP, DONT_CARE, P, encode
 from mapping.die_record import HARD_DEFECTS, DieRecord
 from mapping.geometry import ArrayGeometry
-from mapping.placement import LayerPlacement, Placement
+from mapping.placement import Placement
+from mapping.schedule_file import (
+    ScheduleFileError,
+    check_format,
+    content_digest,
+    dump,
+    geometry_arrays,
+    placement_arrays,
+    read_array,
+    read_geometry,
+    read_placement,
+    read_text,
+    write_file,
+)
 
 FORMAT = "xbarlab write schedule"
 VERSION = 1
-
-#: More cells than any die has; a file that claims more is not read.
-CELLS_MAX = 100_000_000
-
-
-class ScheduleFileError(ValueError):
-    """The file is not a write schedule, or not a sound one."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ class PulseSettings:
     dose_limit: int = 10_000
 
     def __post_init__(self) -> None:
-        _check_numbers(self)
+        check_numbers(self)
         if self.amplitude_to_ap * self.amplitude_to_p >= 0:
             both = f"{self.amplitude_to_ap:g} V to AP and {self.amplitude_to_p:g} V to P"
             raise ValueError(f"amplitudes {both}: signs must be opposite")
@@ -109,7 +115,7 @@ class VerifyRule:
     threshold: ThresholdRule = "cell"
 
     def __post_init__(self) -> None:
-        _check_numbers(self)
+        check_numbers(self)
         if self.v_read == 0 or self.averages < 1:
             raise ValueError(f"v_read {self.v_read:g} V must not be 0, averages {self.averages} at least 1")
         if self.threshold not in ("cell", "kernel"):
@@ -155,7 +161,7 @@ class StationTimes:
     pulses_per_cell: float = 1.5
 
     def __post_init__(self) -> None:
-        _check_numbers(self)
+        check_numbers(self)
         if min(self.exchange, self.settling, self.conversion, self.pulses_per_cell) < 0:
             raise ValueError(f"a time is negative: {self}")
 
@@ -225,29 +231,13 @@ class WriteSchedule:
 
     def content_digest(self) -> str:
         """SHA-256 of everything in the schedule, in hexadecimal."""
-        digest = hashlib.sha256(f"{FORMAT} {VERSION}\n{_dump(_settings(self))}\n".encode())
-        for name, array in _arrays(self).items():
-            digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
+        return content_digest(f"{FORMAT} {VERSION}", _settings(self), _arrays(self))
 
     def save(self, path: Path | str) -> None:
         """Write an HDF5 file beside `path`, force it to disk, then rename it: `path` is whole or as it was."""
-        path = Path(path)
-        new = path.with_name(f"{path.name}.{os.getpid()}.new")
-        try:
-            with h5py.File(new, "w", libver=("earliest", "v110")) as file:
-                file.attrs["format"], file.attrs["version"] = FORMAT, VERSION
-                for name, value in _settings(self).items():
-                    file.attrs[name] = _dump(value)
-                file.attrs["digest"] = self.content_digest()
-                for name, array in _arrays(self).items():
-                    file.create_dataset(name, data=array, track_times=False)
-            with new.open("rb+") as written:
-                os.fsync(written.fileno())
-            new.replace(path)
-        finally:
-            new.unlink(missing_ok=True)
+        settings = {name: dump(value) for name, value in _settings(self).items()}
+        head = {"format": FORMAT, "version": VERSION, "digest": self.content_digest()}
+        write_file(Path(path), head | settings, _arrays(self))
 
     @classmethod
     def load(cls, path: Path | str) -> WriteSchedule:
@@ -325,7 +315,7 @@ def build_schedule(
         pulse,
         verify or VerifyRule(),
         times or StationTimes(),
-        json.loads(_dump(provenance or {})),
+        json.loads(dump(provenance or {})),
     )
 
 
@@ -333,19 +323,6 @@ def file_digest(path: Path | str) -> str:
     """SHA-256 of a file, in hexadecimal, for `WriteSchedule.provenance`."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _check_numbers(settings: PulseSettings | VerifyRule | StationTimes) -> None:
-    """Fields may come from a file: integers must be integers, floats finite numbers."""
-    for item in fields(settings):
-        value = getattr(settings, item.name)
-        number = isinstance(value, int) or (item.type == "float" and isinstance(value, float) and math.isfinite(value))
-        if item.type in ("int", "float") and (not number or isinstance(value, bool)):
-            raise ValueError(f"{item.name} is {value!r}, not a finite {item.type}")
-
-
-def _dump(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, allow_nan=False)
 
 
 def _settings(schedule: WriteSchedule) -> dict[str, Any]:
@@ -361,39 +338,28 @@ def _settings(schedule: WriteSchedule) -> dict[str, Any]:
 def _arrays(schedule: WriteSchedule) -> dict[str, NDArray[Any]]:
     """What goes into datasets, little-endian whatever the machine."""
     geometry, batches = schedule.geometry, schedule.batches
-    sizes = [geometry.rows, geometry.columns, geometry.kernels, geometry.blocks]
     masks = np.zeros((len(batches), geometry.rows, geometry.columns), np.uint8)
     for number, batch in enumerate(batches):
         masks[number] = batch.mask
     arrays: dict[str, NDArray[Any]] = {
-        "geometry/sizes": np.array([*sizes, geometry.block_rows, geometry.block_columns], "<i8"),
-        "geometry/kernels": np.array([geometry.kernel_block, geometry.kernel_row, geometry.kernel_column], "<i8"),
+        **geometry_arrays(geometry),
         "states": schedule.states.astype("i1"),
         "batches/kernel": np.array([batch.kernel for batch in batches], "<i8"),
         "batches/state": np.array([batch.state for batch in batches], "i1"),
         "batches/mask": masks,
-        "layers/count": np.array([len(schedule.placement.layers)], "<i8"),
+        **placement_arrays(schedule.placement),
     }
-    for number, layer in enumerate(schedule.placement.layers):
-        arrays[f"layers/{number}/input_group"] = layer.input_group.astype("<i8")
-        arrays[f"layers/{number}/input_row"] = layer.input_row.astype("<i8")
-        arrays[f"layers/{number}/cells"] = layer.cells.astype("<i8")
     return arrays
 
 
 def _read(file: h5py.File) -> tuple[WriteSchedule, str]:
-    if _text(file, "format") != FORMAT:
-        raise ValueError(f"its format is {_text(file, 'format')!r}")
-    if int(file.attrs["version"]) != VERSION:
-        raise ValueError(f"its version is {file.attrs['version']}; this program reads version {VERSION}")
-    geometry = _read_geometry(file)
-    states = _array(file, "states", "i1", geometry.shape, (DONT_CARE, P)).astype(np.int8)
-    count = int(_array(file, "layers/count", "<i8", (1,), (1, 1000))[0])
-    placement = Placement(geometry, tuple(_read_layer(file, number, geometry) for number in range(count)))
-    placement.check()
+    check_format(file, FORMAT, VERSION)
+    geometry = read_geometry(file)
+    states = read_array(file, "states", "i1", geometry.shape, (DONT_CARE, P)).astype(np.int8)
+    placement = read_placement(file, geometry)
     if np.any((states == DONT_CARE) == placement.used):
         raise ValueError("states are given for other cells than those that hold weights")
-    provenance = json.loads(_text(file, "provenance"))
+    provenance = json.loads(read_text(file, "provenance"))
     if not isinstance(provenance, dict):
         raise ValueError("its provenance is not a table")
     schedule = WriteSchedule(
@@ -401,79 +367,23 @@ def _read(file: h5py.File) -> tuple[WriteSchedule, str]:
         placement,
         states,
         _read_batches(file, geometry, states),
-        PulseSettings(**json.loads(_text(file, "pulse"))),
-        VerifyRule(**json.loads(_text(file, "verify"))),
-        StationTimes(**json.loads(_text(file, "times"))),
+        PulseSettings(**json.loads(read_text(file, "pulse"))),
+        VerifyRule(**json.loads(read_text(file, "verify"))),
+        StationTimes(**json.loads(read_text(file, "times"))),
         provenance,
     )
-    return schedule, _text(file, "digest")
-
-
-def _read_geometry(file: h5py.File) -> ArrayGeometry:
-    rows, columns, kernels, blocks, *block = (
-        int(n) for n in _array(file, "geometry/sizes", "<i8", (6,), (1, CELLS_MAX))
-    )
-    if rows * columns * kernels > CELLS_MAX:
-        raise ValueError(f"{kernels} kernels of {rows} x {columns} are more cells than any die has")
-    place = _array(file, "geometry/kernels", "<i8", (3, kernels), (0, CELLS_MAX))
-    limit = np.array([blocks - 1, block[0] - rows, block[1] - columns])
-    if np.any(place > limit[:, None]):
-        raise ValueError("a kernel lies outside its block")
-    kernel_block, kernel_row, kernel_column = (tuple(int(n) for n in line) for line in place)
-    return ArrayGeometry(rows, columns, kernels, blocks, block[0], block[1], kernel_block, kernel_row, kernel_column)
-
-
-def _read_layer(file: h5py.File, number: int, geometry: ArrayGeometry) -> LayerPlacement:
-    last = geometry.cells - 1
-    cells = _array(file, f"layers/{number}/cells", "<i8", None, (0, last)).astype(np.int64)
-    if cells.ndim != 4 or cells.shape[3] != 2:
-        raise ValueError(f"cells of layer {number} have shape {cells.shape}")
-    group = _array(file, f"layers/{number}/input_group", "<i8", cells.shape[1:2], (0, last)).astype(np.int64)
-    row = _array(file, f"layers/{number}/input_row", "<i8", cells.shape[1:2], (0, last)).astype(np.int64)
-    return LayerPlacement(geometry, group, row, cells)
+    return schedule, read_text(file, "digest")
 
 
 def _read_batches(file: h5py.File, geometry: ArrayGeometry, states: NDArray[np.int8]) -> tuple[Batch, ...]:
     """Batches, checked against the states: no cell twice, each to the state it is to have."""
-    kernel = _array(file, "batches/kernel", "<i8", None, (0, geometry.kernels - 1))
+    kernel = read_array(file, "batches/kernel", "<i8", None, (0, geometry.kernels - 1))
     n = kernel.size
-    state = _array(file, "batches/state", "i1", (n,), (AP, P))
-    mask = _array(file, "batches/mask", "u1", (n, geometry.rows, geometry.columns), (0, 1)).astype(bool)
+    state = read_array(file, "batches/state", "i1", (n,), (AP, P))
+    mask = read_array(file, "batches/mask", "u1", (n, geometry.rows, geometry.columns), (0, 1)).astype(bool)
     seen = np.zeros(geometry.shape, bool)
     for k, s, m in zip(kernel, state, mask, strict=True):
         if np.any(m & (seen[k] | (states[k] != s))):
             raise ValueError(f"a batch of kernel {k} writes a cell twice or to a state that it is not to have")
         seen[k] |= m
     return tuple(Batch(int(k), int(s), m) for k, s, m in zip(kernel, state, mask, strict=True))
-
-
-def _text(file: h5py.File, name: str) -> str:
-    value = file.attrs[name]
-    if not isinstance(value, str):
-        raise ValueError(f"attribute {name} is not text")
-    return value
-
-
-def _array(
-    file: h5py.File, name: str, dtype: str, shape: tuple[int, ...] | None, limits: tuple[int, int]
-) -> NDArray[Any]:
-    """A dataset of the given type, shape (any if None) and range.
-
-    Links to other files, data kept in other files and virtual datasets are refused: they would make a schedule read
-    files that its user never named.
-    """
-    here: Any = file
-    for part in name.split("/"):
-        if not isinstance(here, h5py.Group) or not isinstance(here.get(part, getlink=True), h5py.HardLink):
-            raise ValueError(f"{name} is missing")
-        here = here[part]
-    if not isinstance(here, h5py.Dataset) or here.external or here.is_virtual:
-        raise ValueError(f"{name} is not an ordinary dataset")
-    if here.dtype != np.dtype(dtype) or (shape is not None and here.shape != shape):
-        raise ValueError(f"{name} is {here.dtype} {here.shape} instead of {np.dtype(dtype)} {shape or ''}".rstrip())
-    if here.size is None or here.size > CELLS_MAX:
-        raise ValueError(f"{name} has {here.size} elements")
-    values = here[()]
-    if values.size and (values.min() < limits[0] or values.max() > limits[1]):
-        raise ValueError(f"{name} has values outside {limits[0]} ... {limits[1]}")
-    return np.asarray(values)

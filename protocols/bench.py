@@ -138,7 +138,8 @@ class LedgeredTester:
             return None
         batch, actions = self._intend(pulses)
         for place, each in enumerate(pulses):
-            shot = partial(self._tester.pulse, each.kernel, each.mask, each.amplitude, each.width, count=each.count)
+            how = {"count": each.count, **_under(each.scheme)}
+            shot = partial(self._tester.pulse, each.kernel, each.mask, each.amplitude, each.width, **how)
             self._shoot(batch, actions + place, shot)
         self._record.fired(batch)
         return batch
@@ -156,9 +157,18 @@ class LedgeredTester:
         capabilities = self._tester.capabilities()
         return self._record.dose(self.die, (capabilities.kernels, capabilities.rows, capabilities.columns))
 
-    def pulse(self, kernel: int, mask: np.ndarray, amplitude: float, width: float, *, count: int = 1) -> None:
+    def pulse(
+        self,
+        kernel: int,
+        mask: np.ndarray,
+        amplitude: float,
+        width: float,
+        *,
+        count: int = 1,
+        scheme: str | None = None,
+    ) -> None:
         """As `ArrayTester.pulse`, committed first."""
-        self.fire([Pulse(kernel, mask, amplitude, width, count)])
+        self.fire([Pulse(kernel, mask, amplitude, width, count, scheme)])
 
     def pulse_and_read(
         self,
@@ -171,13 +181,15 @@ class LedgeredTester:
         count: int = 1,
         current_range: int = 0,
         averages: int = 1,
+        scheme: str | None = None,
     ) -> np.ndarray:
         """As `ArrayTester.pulse_and_read`, committed first; what was read is kept with the batch."""
         if not mask.any():
             raise ValueError("no cell is selected; read without a pulse instead")
-        batch, actions = self._intend([Pulse(kernel, mask, amplitude, width, count)])
-        how: dict[str, int] = {"current_range": current_range, "averages": averages}
-        shot = partial(self._tester.pulse_and_read, kernel, mask, amplitude, width, read_voltage, count=count, **how)
+        batch, actions = self._intend([Pulse(kernel, mask, amplitude, width, count, scheme)])
+        how: dict[str, Any] = {"current_range": current_range, "averages": averages}
+        pulsed = {"count": count, **_under(scheme)}
+        shot = partial(self._tester.pulse_and_read, kernel, mask, amplitude, width, read_voltage, **pulsed, **how)
         currents = self._shoot(batch, actions, shot)
         self._record.fired(batch)
         if currents is None:  # fired, and what it read was lost
@@ -253,6 +265,11 @@ class LedgeredTester:
             )
         actions = self._tester.last_action()[1]
         return self._record.intend(self._run, self.die, pulses, tester=self.identity(), actions=actions), actions
+
+
+def _under(scheme: str | None) -> dict[str, Any]:
+    """The bias scheme as an argument, for testers of passive arrays only."""
+    return {} if scheme is None else {"scheme": scheme}
 
 
 class Bench:

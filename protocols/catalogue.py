@@ -13,7 +13,12 @@ from typing import Any
 SHIPPED = {
     "mtj-mnist": "protocols.mtj_mnist:mtj_mnist",
     "program": "protocols.program_lot:program_lot",
+    "tio2-moons": "protocols.tio2_moons:tio2_moons",
 }
+
+#: Lot of the simulated station of a protocol, where it is not `LOT`.
+LOTS = {"tio2-moons": "tio2-8x8@rack"}
+LOT = "mtj"
 
 
 class ProtocolNotFoundError(ValueError):
@@ -42,6 +47,11 @@ def find(name: str) -> Callable[..., Any]:
     if not hasattr(found, "__is_protocol__"):
         raise ProtocolNotFoundError(f"{function} in {path} is not a protocol: put @protocol (protocols.run) above it")
     return found
+
+
+def lot_of(name: str) -> str:
+    """The lot that a protocol's simulated station has by default."""
+    return LOTS.get(name, LOT)
 
 
 def name_in_record(name: str) -> str:

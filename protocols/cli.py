@@ -23,6 +23,13 @@ Out = Annotated[Path | None, typer.Option(help="Folder for record and report; th
 StationFile = Annotated[
     Path | None, typer.Option(help="Station file of a bench; without it a simulated one is started.")
 ]
+ProtocolLot = Annotated[
+    str | None,
+    typer.Option(
+        help="Lot of the simulated station: a name or a lot file, @rack after it for a rack in place of the board; "
+        "by default the protocol's own (mtj, tio2-8x8@rack)."
+    ),
+]
 LotName = Annotated[str, typer.Option(help="Lot of the simulated station: a name or a lot file.")]
 Dies = Annotated[int | None, typer.Option(help="Only the first so many dies of the route.", min=1)]
 Only = Annotated[str | None, typer.Option(help="Only these dies, as c3r4,c5r5.")]
@@ -43,9 +50,9 @@ Settings = Annotated[
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def run(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Protocol: mtj-mnist, program, or my_script.py:my_protocol")],
+    name: Annotated[str, typer.Argument(help="Protocol: mtj-mnist, tio2-moons, program, or my_script.py:my_protocol")],
     station: StationFile = None,
-    lot: LotName = "mtj",
+    lot: ProtocolLot = None,
     dies: Dies = None,
     seed: Annotated[int, typer.Option(help="Seed of training and of the simulated lot.", min=0)] = 0,
     out: Out = None,
@@ -62,7 +69,7 @@ def run(
 ) -> None:
     """Run a protocol over a lot; any parameter of the protocol is also an option (--images 200)."""
     from protocols import selection
-    from protocols.catalogue import find, name_in_record
+    from protocols.catalogue import find, lot_of, name_in_record
     from protocols.parameters import parse
     from protocols.show import run_and_show
 
@@ -72,7 +79,7 @@ def run(
         _check_writable(json)
     folder = out or Path("runs") / f"{Path(name.split(':')[0]).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     chosen = selection.of_options(seed, dies, only, skip, retest, retest_bin, stop_after, golden, golden_every)
-    where = (folder, station, lot, chosen, json)
+    where = (folder, station, lot or lot_of(name), chosen, json)
     run_and_show(function, name_in_record(name), parameters, *where, lease=_seconds(lease))
 
 
@@ -96,16 +103,27 @@ def sim(
 def map_(
     weights: Annotated[Path, typer.Argument(help="State dict: .safetensors, .pt (weights only) or .npz")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Schedule file to write.")],
-    geometry: Annotated[str, typer.Option(help="Kind of die: a name (mtj-20k) or a geometry file.")] = "mtj-20k",
-    coding: Annotated[str, typer.Option(help="binary or ternary")] = "binary",
+    geometry: Annotated[
+        str, typer.Option(help="Kind of die: mtj-20k, passive-8x8, passive-64x64, or a file.")
+    ] = "mtj-20k",
+    coding: Annotated[str, typer.Option(help="binary, ternary or analog")] = "binary",
     binarise: Annotated[bool, typer.Option(help="Turn real weights into binary or ternary ones.")] = False,
     copies: Annotated[list[int] | None, typer.Option(help="How often each layer is written (once per layer).")] = None,
     rows: Annotated[int | None, typer.Option(help="Rows driven at once; fewer see defects better.", min=1)] = None,
     die: Annotated[Path | None, typer.Option(help="Lot folder and die as FOLDER:DIE, to avoid its defects.")] = None,
+    pairs: Annotated[str, typer.Option(help="Analog: physical, or paper (for simulations only).")] = "physical",
+    scheme: Annotated[str, typer.Option(help="Analog: bias scheme of the pulses, V/2 or V/3.")] = "V/2",
+    parallel: Annotated[str, typer.Option(help="Analog: cell by cell, or line by line.")] = "cell",
+    tolerance: Annotated[str, typer.Option(help="Analog: half-width of the band.")] = "1 %",
+    cap: Annotated[str | None, typer.Option(help="Analog: largest amplitude, as 1.2V; large arrays need it.")] = None,
 ) -> None:
     """Place trained weights on a die and write the schedule that programs them."""
-    from protocols.map_command import map_to_file
+    from protocols.map_command import map_analog_to_file, map_to_file
 
+    if coding == "analog":
+        how = {"pairs": pairs, "scheme": scheme, "parallel": parallel, "copies": copies, "die": die}
+        map_analog_to_file(weights, output, geometry, tolerance=tolerance, cap=cap, **how)  # type: ignore[arg-type]
+        return
     map_to_file(weights, output, geometry, coding, binarise, copies, rows, die)
 
 
@@ -209,23 +227,38 @@ def status(folder: Folder, json: Annotated[bool, typer.Option("--json", help="As
 
 @app.command()
 def simulate(
-    what: Annotated[str, typer.Argument(help="mtj-lots: methods over defect rate, short and selector resistance")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="mtj-lots: methods over defect rate, short and selector resistance; "
+            "tio2-transfers: networks written thousands of times into passive arrays"
+        ),
+    ],
     out: Out = None,
     seeds: Annotated[int, typer.Option(help="Training seeds to average over.", min=1)] = 1,
-    dies: Annotated[int, typer.Option(help="Dies drawn at every point.", min=2)] = 36,
+    dies: Annotated[int, typer.Option(help="mtj-lots: dies drawn at every point.", min=2)] = 36,
     epochs: Annotated[
-        int | None, typer.Option(help="Epochs of every training; by default each has its own number.")
+        int | None, typer.Option(help="Epochs of every training; by default each has its own number.", min=1)
     ] = None,
     seed: Annotated[int, typer.Option(help="First seed.", min=0)] = 0,
     lot: LotName = "mtj",
+    transfers: Annotated[int, typer.Option(help="tio2-transfers: transfers of each network.", min=20)] = 3000,
+    moons: Annotated[Path | None, typer.Option(help="tio2-transfers: folder with other points than our own.")] = None,
+    maps: Annotated[str, typer.Option("--map", help="tio2-transfers: physical, paper or both.")] = "both",
 ) -> None:
-    """Compare methods over many lots from die records, without the wire."""
-    from protocols.simulate import simulate_lots
+    """Compare methods over many simulated lots or transfers, without the wire."""
+    folder = out or Path("runs") / f"{what}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if what == "mtj-lots":
+        from protocols.simulate import simulate_lots
 
-    if what != "mtj-lots":
-        raise typer.BadParameter(f"there is mtj-lots, not {what!r}")
-    folder = out or Path("runs") / f"mtj-lots-{time.strftime('%Y%m%d-%H%M%S')}"
-    simulate_lots(folder, lot=lot, seeds=range(seed, seed + seeds), dies=dies, epochs=epochs)
+        simulate_lots(folder, lot=lot, seeds=range(seed, seed + seeds), dies=dies, epochs=epochs)
+    elif what == "tio2-transfers":
+        from protocols.simulate_transfers import simulate_transfers
+
+        every = range(seed, seed + seeds)
+        simulate_transfers(folder, transfers=transfers, seeds=every, maps=maps, moons=moons, epochs=epochs)
+    else:
+        raise typer.BadParameter(f"there are mtj-lots and tio2-transfers, not {what!r}")
 
 
 @app.command()

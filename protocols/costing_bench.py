@@ -321,11 +321,20 @@ class CostingTester:
         self._exchange(6 + _mask_bytes(chosen), 3 + 4 * int(np.count_nonzero(chosen)))
         return self._measured(kernel, voltage, chosen, current_range, averages)
 
-    def pulse(self, kernel: int, mask: BoolArray, amplitude: float, width: float, *, count: int = 1) -> None:
+    def pulse(
+        self,
+        kernel: int,
+        mask: BoolArray,
+        amplitude: float,
+        width: float,
+        *,
+        count: int = 1,
+        scheme: str | None = None,
+    ) -> None:
         """As `ArrayTester.pulse`."""
-        chosen = self._check_pulse(kernel, mask, amplitude, width, count)
+        chosen = self._check_pulse(kernel, mask, amplitude, width, count, scheme)
         if chosen.any():
-            self._exchange(9 + _mask_bytes(chosen), 1)
+            self._exchange(9 + _mask_bytes(chosen) + (scheme is not None), 1)
             self._fire(kernel, chosen, amplitude, width, count)
 
     def pulse_and_read(
@@ -339,13 +348,14 @@ class CostingTester:
         count: int = 1,
         current_range: int = 0,
         averages: int = 1,
+        scheme: str | None = None,
     ) -> FloatArray:
         """As `ArrayTester.pulse_and_read`."""
-        chosen = self._check_pulse(kernel, mask, amplitude, width, count)
+        chosen = self._check_pulse(kernel, mask, amplitude, width, count, scheme)
         self._check_read(kernel, read_voltage, mask, current_range, averages)
         if not chosen.any():
             return np.full(chosen.shape, np.nan)
-        self._exchange(14 + _mask_bytes(chosen), 3 + 4 * int(np.count_nonzero(chosen)))
+        self._exchange(14 + _mask_bytes(chosen) + (scheme is not None), 3 + 4 * int(np.count_nonzero(chosen)))
         self._fire(kernel, chosen, amplitude, width, count)
         return self._measured(kernel, read_voltage, chosen, current_range, averages)
 
@@ -391,7 +401,7 @@ class CostingTester:
         vectors = self._vectors(bank, len(drives), start, count)
         self._calibrate(current_range)
         for size in _pieces(len(vectors), (LARGEST_PAYLOAD - 4) // (2 * len(senses))):
-            self._exchange(18, 4 + 2 * size * len(senses))
+            self._exchange(18 if max(sides) <= 32 else 26, 4 + 2 * size * len(senses))
         self._costs.vectors += len(vectors)
         self._costs.station_time += len(vectors) * self._sampling(averages)
         g = self._conductance(kernel)
@@ -440,13 +450,16 @@ class CostingTester:
         self._calibrate(current_range)
         return chosen
 
-    def _check_pulse(self, kernel: int, mask: BoolArray, amplitude: float, width: float, count: int) -> BoolArray:
+    def _check_pulse(
+        self, kernel: int, mask: BoolArray, amplitude: float, width: float, count: int, scheme: str | None
+    ) -> BoolArray:
         caps = self._caps
         chosen = limits.check_mask(caps, mask)
         limits.pulse_code(caps, amplitude)
         limits.pulse_width_ns(caps, width)
         limits.check_kernel(caps, kernel)
         limits.check_count(caps, count)
+        limits.check_scheme(caps, scheme)
         return chosen
 
     def _measured(
@@ -465,12 +478,17 @@ class CostingTester:
             self._once(0, 7)  # the driver asks for the last action before its first pulse
         self._fired += 1
         duration = self._durations.settling + count * (width + self._durations.pulse_gap)
-        self._costs.station_time += int(chosen.any(axis=0).sum()) * duration
+        self._costs.station_time += self._times(chosen) * duration
         self._costs.pulses += count * int(np.count_nonzero(chosen))
         self._costs.pulse_requests += 1
         site = self._prober.touched()
         if site is not None:
             self._costs.energy += self._pulse_cells(self.cells(site), kernel, chosen, volts, width * count, count)
+
+    def _times(self, chosen: BoolArray) -> int:
+        """How often lines are selected for a mask: column by column, or each set of rows of a passive array once."""
+        columns = chosen[:, chosen.any(axis=0)]
+        return int(np.unique(columns, axis=1).shape[1] if self._caps.schemes else columns.shape[1])
 
     def _pulse_cells(
         self, cells: Cells, kernel: int, chosen: BoolArray, volts: float, seconds: float, count: int

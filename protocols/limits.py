@@ -6,6 +6,7 @@ import xarray as xr
 
 from instruments.roles import LimitError
 from mapping.coding import AP, P
+from mapping.converge import ConvergeToTarget
 from mapping.schedule import PulseSettings
 
 
@@ -48,4 +49,21 @@ def check_pulses(survey: xr.Dataset, pulse: PulseSettings) -> None:
             raise LimitError(
                 f"pulses to {'AP' if state == AP else 'P'} go up to {strongest:g} V, this station fires "
                 f"{limits['v_min']:g} V to {limits['v_max']:g} V; see pulse_limit in the station file"
+            )
+
+
+def check_caps(survey: xr.Dataset, settings: ConvergeToTarget) -> None:
+    """Refuse caps of analog writing beyond what the tester fires: cells would be given up half-way.
+
+    Raises
+    ------
+    LimitError
+        Naming the cap.
+    """
+    limits = survey.attrs["limits"]
+    for name, cap in (("cap_set", settings.cap_set), ("cap_reset", settings.cap_reset)):
+        if not limits["v_min"] <= cap <= limits["v_max"]:
+            raise LimitError(
+                f"{name} of {cap:g} V: this station fires {limits['v_min']:g} V to {limits['v_max']:g} V; map with "
+                "lower caps (--cap), or see pulse_limit in the station file"
             )

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import xarray as xr
+from quantiphy import InvalidNumber, Quantity
 from rich.console import Console
 
 from analysis.lot_results import MEASURE
 from analysis.record import Record
+from mapping.analog_die import AnalogDie
+from mapping.converge import ARRAY, ConvergeToTarget
 from mapping.die_record import DieRecord
+from mapping.differential_pairs import MAPS
 from mapping.geometry import NAMED, ArrayGeometry
+from mapping.map_analog import map_analog
 from mapping.map_weights import map_weights
+
+#: The step function that leaves what is known of an analog die.
+MEASURE_ANALOG = "protocols.characterise_analog.measure_analog"
+
+#: Pulses in a row at a cap that was lowered: there they do the work that rising ones do elsewhere (assumed).
+PULSES_AT_LOW_CAP = 60
 
 
 class MapError(ValueError):
@@ -32,7 +44,7 @@ def map_to_file(
 ) -> None:
     """Map `weights` and save the schedule; prints what was placed where."""
     if coding not in ("binary", "ternary"):
-        raise MapError(f"--coding {coding!r}: choose binary or ternary")
+        raise MapError(f"--coding {coding!r}: choose binary, ternary or analog")
     measured = None if die is None else find_die(str(die))
     schedule = map_weights(
         weights,
@@ -60,6 +72,83 @@ def map_to_file(
     console.print(f"schedule: {output}   (sha-256 {schedule.content_digest()[:16]})", highlight=False)
 
 
+def map_analog_to_file(
+    weights: Path,
+    output: Path,
+    geometry: str,
+    *,
+    pairs: str,
+    scheme: str,
+    parallel: str,
+    tolerance: str,
+    cap: str | None,
+    copies: Sequence[int] | None,
+    die: Path | None,
+) -> None:
+    """Map `weights` as conductances and save the schedule; prints what it will do.
+
+    `tolerance` is a share (``0.01`` or ``1 %``), `cap` the largest amplitude of either polarity (``1.2V``), where that
+    is less than the laboratory's caps.
+    """
+    if pairs not in MAPS:
+        raise MapError(f"--pairs {pairs!r}: choose {' or '.join(MAPS)}")
+    if parallel not in ("cell", "line"):
+        raise MapError(f"--parallel {parallel!r}: choose cell or line")
+    highest = None if cap is None else _quantity("cap", cap, "V")
+    settings = settings_with(tolerance=_quantity("tolerance", tolerance, "%"), cap=highest)
+    schedule = map_analog(
+        weights,
+        geometry_named(geometry),
+        pairs=MAPS[pairs],
+        settings=settings,
+        scheme=scheme,
+        parallel=parallel,  # type: ignore[arg-type]  # checked above
+        copies=copies,
+        die=None if die is None else find_analog_die(str(die)),
+    )
+    try:
+        schedule.save(output)
+    except OSError as error:
+        raise MapError(f"cannot write {output}: {error.strerror}; choose another --output") from error
+    console = Console()
+    console.print(
+        f"{schedule.cells} of {schedule.geometry.cells} cells, {schedule.provenance['layout']}, {pairs} pairs, "
+        f"{schedule.scheme}, {settings.cap_reset:+g} to {settings.cap_set:+g} V; "
+        f"about {schedule.station_time:.1f} s a die",
+        highlight=False,
+    )
+    console.print(f"schedule: {output}   (sha-256 {schedule.content_digest()[:16]})", highlight=False)
+
+
+def _quantity(option: str, text: str, unit: str) -> float:
+    """A number, with its unit or without."""
+    try:
+        quantity = Quantity(text)
+    except InvalidNumber as error:
+        raise MapError(f"--{option} {text!r} is no number; give one, with {unit} if you like") from error
+    if quantity.units not in ("", unit):
+        raise MapError(f"--{option} {text!r} is in {quantity.units}; give it in {unit}")
+    return float(quantity) / (100 if quantity.units == "%" else 1)
+
+
+def settings_with(*, tolerance: float, cap: float | None) -> ConvergeToTarget:
+    """Settings for arrays with another tolerance and lower caps; at lower caps a ramp stays there for longer.
+
+    Raises
+    ------
+    MapError
+        If that leaves nothing to fire.
+    """
+    try:
+        settings = replace(ARRAY, tolerance=tolerance)
+        if cap is None:
+            return settings
+        cap_set, cap_reset = min(ARRAY.cap_set, cap), max(ARRAY.cap_reset, -cap)
+        return replace(settings, cap_set=cap_set, cap_reset=cap_reset, pulses_at_cap=PULSES_AT_LOW_CAP)
+    except ValueError as error:
+        raise MapError(f"--tolerance, --cap: {error}") from error
+
+
 def geometry_named(name: str) -> ArrayGeometry:
     """A geometry by name, or from a JSON file with the fields of `ArrayGeometry`."""
     if name in NAMED:
@@ -77,13 +166,23 @@ def geometry_named(name: str) -> ArrayGeometry:
 
 def find_die(text: str) -> DieRecord:
     """The newest measured record of a die, given as ``FOLDER:DIE``."""
+    return DieRecord.from_dataset(_find(text, MEASURE))
+
+
+def find_analog_die(text: str) -> AnalogDie:
+    """As `find_die`, of a die of analog cells."""
+    return AnalogDie.from_dataset(_find(text, MEASURE_ANALOG))
+
+
+def _find(text: str, function: str) -> xr.Dataset:
+    """The newest result of a step function, of a die given as ``FOLDER:DIE``."""
     folder, _, name = text.rpartition(":")
     if not folder:
         raise MapError(f"--die takes FOLDER:DIE (a run's folder and a die such as c3r2), got {text!r}")
     with Record.open(folder, create=False, write=False) as record:
         dies: dict[str, xr.Dataset] = {}
         for protocol in sorted({run["protocol"] for run in record.runs()}):
-            dies |= {die: sets[-1] for die, sets in record.results(protocol, MEASURE).items()}
+            dies |= {die: sets[-1] for die, sets in record.results(protocol, function).items()}
     if name not in dies:
         raise MapError(f"{folder} has no measured die {name!r}; it has {', '.join(sorted(dies)) or 'none'}")
-    return DieRecord.from_dataset(dies[name])
+    return dies[name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Seconds of silence with the needles down after which a program is taken to hang (assumed).
 LEASE = 30.0
+#: What follows the name of a lot whose simulated station has a rack in place of the board.
+RACK = "@rack"
 
 
 def traffic_file(folder: Path, run: int) -> Path:
@@ -53,7 +55,7 @@ class StationOpener:
         """Connect, once, and return the bench of the run."""
         from instruments.station import load_station
 
-        path = self._station or self._stack.enter_context(simulated_station(self._lot, self._seed, self._out))
+        path = self._station or self._stack.enter_context(simulated_bench(self._lot, self._seed, self._out))
         broker = self._stack.enter_context(self._broker(path, run))
         station = self._stack.enter_context(load_station(path, broker))
         self._connected, self._began = True, station.elapsed() or 0.0  # the clock of a station goes on over runs
@@ -149,16 +151,25 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
+def simulated_bench(name: str, seed: int, folder: Path) -> AbstractContextManager[Path]:
+    """`simulated_station` of a lot, with a rack if its name ends in `RACK`."""
+    lot = name.removesuffix(RACK)
+    return simulated_station(lot, seed, folder, rack=lot != name)
+
+
 @contextmanager
-def simulated_station(lot: str, seed: int, folder: Path) -> Iterator[Path]:
+def simulated_station(lot: str, seed: int, folder: Path, *, rack: bool = False) -> Iterator[Path]:
     """A simulated station as a process of its own; yields its station file and ends it.
 
-    Its dies keep their states in `folder`, as magnetic junctions do without power.
+    Its dies keep their states in `folder`, as magnetic junctions do without power. With `rack`, a source measure unit,
+    a pulse generator and a switch matrix take the place of the board (docs/rack.md).
     """
-    from instruments.station import write_station
+    from instruments.station import write_served_station
     from sim_backends.station_process import spawn_station
 
     home = (folder / "station").resolve()
-    config = {"lot": lot, "seed": seed, "state": home / "dies", "log": home / "physical.jsonl"}
+    config: dict[str, Any] = {"lot": lot, "seed": seed, "state": home / "dies", "log": home / "physical.jsonl"}
+    if rack:
+        config["rack"] = {}
     with spawn_station(config) as process:
-        yield write_station(folder / "station.yaml", process.prober, process.board, clock=home / "summary.json")
+        yield write_served_station(folder / "station.yaml", process.addresses, clock=home / "summary.json")

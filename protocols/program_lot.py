@@ -6,11 +6,18 @@ from pathlib import Path
 
 from rich.table import Table
 
+from mapping.analog_die import AnalogDie
+from mapping.analog_schedule import FORMAT as ANALOG
+from mapping.analog_schedule import AnalogSchedule
+from mapping.conductance_targets import TargetError
 from mapping.die_record import DieRecord
 from mapping.schedule import WriteSchedule
+from mapping.schedule_file import format_of
+from protocols.analog_write import write_analog
 from protocols.bench import Die
 from protocols.characterise import WRITE, check_contact, measure_states
-from protocols.limits import check_pulses, check_read_voltage
+from protocols.characterise_analog import PROBE, measure_analog, within_caps
+from protocols.limits import check_caps, check_pulses, check_read_voltage
 from protocols.run import Run, protocol
 from protocols.write_verify import program
 
@@ -26,10 +33,12 @@ def program_lot(run: Run, schedule: Path, *, v_read: float = 0.1) -> Table:
     Parameters
     ----------
     schedule : Path
-        A schedule file made by `xbar map`.
+        A schedule file made by `xbar map`, of states or of conductances.
     v_read : float
-        Read voltage (V).
+        Read voltage (V); that of an analog schedule is its own.
     """
+    if format_of(schedule) == ANALOG:
+        return _program_analog_lot(run, AnalogSchedule.load(schedule), schedule.name)
     plan = WriteSchedule.load(schedule)
     check_geometry(run, plan)
     check_read_voltage(run.survey(), v_read)
@@ -59,7 +68,42 @@ def _program_die(run: Run, die: Die, plan: WriteSchedule, v_read: float) -> list
     return [die.name, a["verdict"], *map(str, counts)]
 
 
-def check_geometry(run: Run, schedule: WriteSchedule) -> None:
+def _program_analog_lot(run: Run, plan: AnalogSchedule, name: str) -> Table:
+    """As `program_lot`, for conductances."""
+    check_geometry(run, plan)
+    check_read_voltage(run.survey(), plan.settings.v_read)
+    check_caps(run.survey(), plan.settings)
+    columns = ("die", "verdict", "cells", "in tolerance", "mean error", "gave up", "passes", "pulses a cell")
+    table = Table(*columns, title=name)
+    for die in run.dies():
+        row = [die.name, "could not be done"]
+        with run.attempt(die):
+            row = _program_analog_die(run, die, plan)
+        table.add_row(*row)
+    return table
+
+
+def _program_analog_die(run: Run, die: Die, plan: AnalogSchedule) -> list[str]:
+    """The steps of one die, and its row of the table."""
+    if run.step(check_contact, die).attrs["verdict"] != "pass":
+        return [die.name, "no contact"]
+    probe = within_caps(PROBE, plan.settings)
+    found = run.step(measure_analog, die, settings=plan.settings, scheme=plan.scheme, probe=probe)
+    if found.attrs["verdict"] != "pass":
+        return [die.name, found.attrs.get("reason", "too few good cells")]
+    measured = AnalogDie.from_dataset(found)
+    try:
+        plan.targets.check(plan.settings, measured)
+    except TargetError as error:
+        run.verdict(die, "fail", reason=str(error))
+        return [die.name, str(error)]
+    a = run.step(write_analog, die, schedule=plan, found=measured).attrs
+    shares = f"{a['within_tolerance']:.1%}", f"{a['mean_error']:.2%}"
+    counts = str(a["gave_up"]), str(a["passes"]), f"{a['pulses_per_cell']:.1f}"
+    return [die.name, a["verdict"], str(a["cells"]), *shares, *counts]
+
+
+def check_geometry(run: Run, schedule: WriteSchedule | AnalogSchedule) -> None:
     """Refuse a schedule that was made for another kind of die, before anything moves.
 
     Raises
@@ -68,7 +112,7 @@ def check_geometry(run: Run, schedule: WriteSchedule) -> None:
         Naming the first difference.
     """
     there = run.survey().attrs["geometry"]
-    wanted = schedule.placement.geometry.to_dict()
+    wanted = schedule.geometry.to_dict()
     for key, value in wanted.items():
         if there[key] != value:
             raise GeometryError(

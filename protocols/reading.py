@@ -28,3 +28,43 @@ def read_conductances(
     for kernel in wanted:
         g[kernel] = bench.array.read(kernel, v_read, current_range=current_range, averages=averages) / applied
     return g
+
+
+def read_ranging(
+    bench: Bench, v_read: float, cells: np.ndarray, *, averages: int = 1, expected: float = 0.0
+) -> np.ndarray:
+    """Conductance (S) of some cells at `v_read` (V), each in the smallest range that holds it.
+
+    Analog cells span several ranges: in one that holds the largest, the smallest would have few steps.
+
+    Parameters
+    ----------
+    bench
+        The die under its needles.
+    v_read
+        Read voltage (V).
+    cells
+        Which, bool ``[kernel, row, column]``.
+    averages
+        Reads averaged.
+    expected
+        The first range tried is the smallest that holds this conductance (S); the smallest of all by default.
+
+    Returns
+    -------
+    ``[kernel, row, column]``, NaN in other cells, infinite where even the largest range saturates.
+    """
+    capabilities = bench.array.capabilities()
+    applied = applied_read_voltage(capabilities, v_read)
+    ranges = sorted(capabilities.ranges, key=lambda each: each.full_scale)
+    fitting = [each for each in ranges if each.full_scale >= expected * abs(applied)] or ranges[-1:]
+    g = np.full(cells.shape, np.nan)
+    for kernel in np.flatnonzero(cells.any(axis=(1, 2))):
+        left = cells[kernel]
+        for each in fitting:
+            read = bench.array.read(int(kernel), v_read, mask=left, current_range=each.index, averages=averages)
+            g[kernel][left] = read[left] / applied
+            left = left & np.isinf(g[kernel])
+            if not left.any():
+                break
+    return g

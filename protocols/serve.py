@@ -25,14 +25,16 @@ def serve(
     StationError
         If the file has a wrong key, or a port is taken.
     """
-    from instruments.station import write_station
+    from instruments.station import write_served_station
     from sim_backends.array.lot import is_lot_file
     from sim_backends.station import Station, StationConfig, StationError, load_station, wait_for_end
 
     of_station = Path(station).is_file() and not is_lot_file(Path(station))
     config = load_station(Path(station)) if of_station else StationConfig(lot=station)
     given: dict[str, Any] = {"seed": seed, "truth": truth, "log": log, "state": state, "realtime": realtime or None}
-    config = StationConfig.model_validate(config.model_dump() | {k: v for k, v in given.items() if v is not None})
+    config = StationConfig.model_validate(
+        config.model_dump(exclude_unset=True) | {k: v for k, v in given.items() if v is not None}
+    )
     console = Console()
     try:
         serving = Station(config)
@@ -45,14 +47,16 @@ def serve(
         addresses = serving.addresses()
         clock = config.log.with_name("summary.json") if config.log else None
         try:
-            write_station(write, addresses["prober"], addresses["board"], clock=clock)
+            write_served_station(write, addresses, clock=clock)
         except OSError as error:
             raise StationError(f"cannot write {write}: {error.strerror}; choose another --write") from error
         console.print(f"lot [bold]{addresses['lot']}[/bold], seed {addresses['seed']}")
-        console.print(f"prober  {addresses['prober']}\nboard   {addresses['board']}", highlight=False)
+        for name in ("prober", "board", "smu", "pulser", "matrix"):
+            if name in addresses:
+                console.print(f"{name:7} {addresses[name]}", highlight=False)
         if "magnet" in addresses:
             console.print(f"magnet  {addresses['magnet']} (docs/magnet.md: its entry in {write})", highlight=False)
-        console.print(f"clients: xbar run mtj-mnist --station {write}\nCtrl-C ends the station", highlight=False)
+        console.print(f"clients: xbar run PROTOCOL --station {write}\nCtrl-C ends the station", highlight=False)
         wait_for_end(forever=True)
     if config.truth:
         console.print(f"truth: {config.truth}", highlight=False)

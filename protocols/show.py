@@ -12,10 +12,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from analysis.moons_results import PROTOCOL as MOONS
+from analysis.moons_results import MoonsResults, moons_results
 from analysis.record import Record
 from analysis.results import LotResults
 from instruments.roles import InstrumentError
 from protocols.execute import execute
+from protocols.moons_table import show_moons
 from protocols.open_station import LEASE
 from protocols.selection import RunSettings
 
@@ -55,6 +58,8 @@ def run_and_show(
     value = outcome.value
     if isinstance(value, LotResults):
         show_lot(console, value, out, json_path)
+    elif isinstance(value, MoonsResults):
+        show_moons(console, value, out, json_path)
     elif value is not None:
         console.print(value)
     console.print(f"record: {out.resolve()}", soft_wrap=True, highlight=False)
@@ -82,7 +87,11 @@ def show_record(folder: Path, json_path: Path | None) -> None:
     from analysis.lot_results import lot_results
 
     with Record.open(folder, create=False, write=False) as record:
-        show_lot(Console(), lot_results(record), folder, json_path)
+        runs = record.runs()
+        if runs and runs[-1]["protocol"] == MOONS:
+            show_moons(Console(), moons_results(record), folder, json_path)
+        else:
+            show_lot(Console(), lot_results(record), folder, json_path)
 
 
 def show_score(folder: Path, truth: Path, json_path: Path | None) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import threading
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sim_backends.array.devices.interface import BoolArray
-from sim_backends.array.die import Die, stream
-from sim_backends.array.lot import Lot
+from sim_backends.array.dies import ArrayDie, ArrayLot, checked_state, die_of
+from sim_backends.array.streams import stream
 from sim_backends.clock import StationClock
 from sim_backends.files import write_atomically
 from sim_backends.physical_log import PhysicalLog
@@ -48,7 +49,7 @@ class Bench:
 
     def __init__(
         self,
-        lot: Lot,
+        lot: ArrayLot,
         seed: int,
         clock: StationClock,
         log: PhysicalLog,
@@ -63,7 +64,7 @@ class Bench:
         self.outputs = "hard_ground"
         self._state, self._truth_dies = state, tuple(truth_dies)
         self._truth = None if truth is None else TruthFile(truth, self.sites)
-        self._dies: dict[int, Die] = {}
+        self._dies: dict[int, ArrayDie] = {}
         self._unsaved: set[int] = set()
         self._under: int | None = None
         self._contact = False
@@ -82,16 +83,16 @@ class Bench:
         """Whether the needles touch the wafer."""
         return self._contact
 
-    def die(self, index: int) -> Die:
+    def die(self, index: int) -> ArrayDie:
         """A die of the wafer, with the state it was left in."""
         if index not in self._dies:
-            die = Die.from_lot(self.lot, self.seed, index)
+            die = die_of(self.lot, self.seed, index)
             if self._state is not None:
                 load_state(die, state_path(self._state, index))
             self._dies[index] = die
         return self._dies[index]
 
-    def touched(self) -> Die | None:
+    def touched(self) -> ArrayDie | None:
         """The die that the needles touch, if they do and conduct."""
         if not self._conducts or self._under is None:
             return None
@@ -175,22 +176,13 @@ def state_path(folder: Path, index: int) -> Path:
     return folder / f"die_{index}.npz"
 
 
-def save_state(die: Die, path: Path) -> None:
-    """Write what a die remembers: states, broken cells, operation count. The file is whole or not there."""
-    identity = np.array(json.dumps(_identity(die.lot, die.seed, die.index)))
-    write_atomically(
-        path,
-        lambda file: np.savez(
-            file,
-            identity=identity,
-            state=np.packbits(die.devices.antiparallel),
-            broken=np.packbits(die.devices.broken),
-            operations=np.array(die.operations),
-        ),
-    )
+def save_state(die: ArrayDie, path: Path) -> None:
+    """Write what a die remembers. The file is whole or not there."""
+    arrays: dict[str, Any] = {"identity": np.array(json.dumps(_identity(die.lot, die.seed, die.index))), **die.state()}
+    write_atomically(path, lambda file: np.savez(file, **arrays))
 
 
-def load_state(die: Die, path: Path) -> None:
+def load_state(die: ArrayDie, path: Path) -> None:
     """Bring a die back to its saved state; does nothing if there is none.
 
     Raises
@@ -199,31 +191,29 @@ def load_state(die: Die, path: Path) -> None:
         If the file was written for another lot, seed or die, or is damaged.
     """
     if path.exists():
-        devices = die.devices
-        devices.antiparallel, devices.broken, die.operations = _saved(path, die.lot, die.seed, die.index)
+        die.restore(_saved(path, die.lot, die.seed, die.index))
 
 
-def _saved(path: Path, lot: Lot, seed: int, index: int) -> tuple[BoolArray, BoolArray, int]:
-    """State and broken cells ``[kernel, row, column]`` and operation count of a die, as saved.
+def _saved(path: Path, lot: ArrayLot, seed: int, index: int) -> Mapping[str, NDArray[Any]]:
+    """What a die remembers, as saved.
 
     Raises
     ------
     StateError
         If it is no file of this die.
     """
-    shape, expected = lot.topology.shape, _identity(lot, seed, index)
+    expected = _identity(lot, seed, index)
     try:
         with np.load(path, allow_pickle=False) as saved:
             identity = json.loads(str(saved["identity"]))
             if identity != expected:
                 raise StateError(f"{path} holds {identity}, this station has {expected}; use another state folder")
-            cells = [np.unpackbits(saved[name])[: int(np.prod(shape))] for name in ("state", "broken")]
-            return cells[0].astype(bool).reshape(shape), cells[1].astype(bool).reshape(shape), int(saved["operations"])
+            return checked_state(lot, saved)
     except _UNREADABLE as error:
         raise StateError(
             f"{path} is no saved state of a die: {error}; remove it, or use another state folder"
         ) from error
 
 
-def _identity(lot: Lot, seed: int, index: int) -> dict[str, object]:
+def _identity(lot: ArrayLot, seed: int, index: int) -> dict[str, object]:
     return {"lot": lot.name, "seed": seed, "die": index, "shape": list(lot.topology.shape)}

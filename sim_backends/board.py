@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from sim_backends import frames
 from sim_backends.array.devices.interface import BoolArray, FloatArray
-from sim_backends.array.die import stream
+from sim_backends.array.fired import Fired
 from sim_backends.array.product import Direction
 from sim_backends.array.readout import Readout
+from sim_backends.array.streams import stream
 from sim_backends.bench import Bench
 from sim_backends.board_requests import BoardSpec, Limits, Opcode, Refusal, Status, set_bits, split, unpack
 from sim_backends.clock import Timing
@@ -28,7 +29,6 @@ _IDLE_MODES = ("float", "soft_ground", "hard_ground")
 _READ = struct.Struct("<BBHh")
 _PULSE = struct.Struct("<BhIH")
 _PULSE_READ = struct.Struct("<BhIHBHh")
-_MULTIPLY = struct.Struct("<BBBHBHHII")
 _LOAD = struct.Struct("<BHHB")
 _LIMITS = struct.Struct("<hh")
 
@@ -65,7 +65,7 @@ class Board:
         self._bench, self._spec, self._timing = bench, spec, timing
         self._faults = faults or FaultPlan("board", (), bench.log)
         self._topology = bench.lot.topology
-        self._limits = Limits(spec, self._topology)
+        self._limits = Limits(spec, self._topology, bench.lot.cell, bench.lot.schemes)
         lines = max(self._topology.rows, self._topology.columns)
         self._readout = Readout.draw(spec.readout, lines, stream(bench.seed, _READOUT_ERRORS))
         self._handlers: dict[int, Callable[[bytes], bytes]] = {
@@ -260,13 +260,16 @@ class Board:
             bench.drive(Opcode(self._request.opcode).name)
             die = bench.touched()
             rng = bench.air_noise(kernel) if die is None else die.noise(kernel)
-            currents = np.zeros(mask.shape) if die is None else die.read(kernel, voltage, columns)
+            relative = np.zeros(mask.shape)
+            currents = np.zeros(mask.shape)
+            if die is not None:
+                relative = die.cell_noise(kernel, self._spec.readout.cell_noise)
+                currents = die.read(kernel, voltage, columns)
             self._log("read", kernel, mask, v=voltage)
         rows, width = mask.shape
         channels = np.repeat(np.arange(rows), width)[mask.ravel()]  # reading senses rows
         selected = currents[mask]
-        relative = self._spec.readout.cell_noise
-        noise = relative * np.abs(selected)
+        noise = relative[mask] * np.abs(selected)
         codes = self._convert(selected, noise, current_range, channels, averages, rng)
         sampling = self._timing.line_settling + averages * self._timing.sample
         bench.clock.advance(int(columns.sum()) * sampling)
@@ -301,17 +304,17 @@ class Board:
 
     def _pulse(self, payload: bytes) -> bytes:
         (kernel, code, width, count), rest = split(_PULSE, payload)
-        mask = self._limits.mask(rest)
+        mask, scheme = self._limits.mask_and_scheme(rest)
         self._check_pulse(kernel, code, width, count)
-        self._fire(kernel, code, width, count, mask)
+        self._fire(kernel, code, width, count, mask, scheme)
         return b""
 
     def _pulse_read(self, payload: bytes) -> bytes:
         (kernel, code, width, count, current_range, averages, read_code), rest = split(_PULSE_READ, payload)
-        mask = self._limits.mask(rest)
+        mask, scheme = self._limits.mask_and_scheme(rest)
         self._check_pulse(kernel, code, width, count)
         self._limits.check_read(kernel, current_range, averages, read_code)
-        self._fire(kernel, code, width, count, mask)
+        self._fire(kernel, code, width, count, mask, scheme)
         return self._measure(kernel, current_range, averages, read_code, mask)
 
     def _check_pulse(self, kernel: int, code: int, width: int, count: int) -> None:
@@ -320,20 +323,22 @@ class Board:
         if not low <= code <= high:
             raise Refusal(Status.OVER_RANGE, f"pulse of code {code} is beyond the limits in force, {low} to {high}")
 
-    def _fire(self, kernel: int, code: int, width: int, count: int, mask: BoolArray) -> None:
+    def _fire(self, kernel: int, code: int, width: int, count: int, mask: BoolArray, scheme: str) -> None:
         voltage, seconds = code * self._spec.readout.dac_lsb, width / 1e9
         bench, reached = self._bench, self._reached(mask)
         with bench.lock:
             bench.drive(Opcode(self._request.opcode).name)
             die = bench.touched()
+            fired = Fired(scheme, v_other=0.0, times=int(mask.any(axis=0).sum()))
             if die is not None:
-                die.pulse(kernel, reached, voltage, seconds, count, die.noise(kernel))
+                fired = die.pulse(kernel, reached, voltage, seconds, count, die.noise(kernel), scheme)
             self._action = (self._request.seq, self._request.opcode, self._action[2] + 1)
             seq, _, actions = self._action
             details = {"v": voltage, "width_s": seconds, "count": count, "seq": seq, "actions": actions}
-            self._log("pulse", kernel, mask, reached=int(reached.sum()), **details)
+            how = {"scheme": fired.scheme, "v_other": fired.v_other}
+            self._log("pulse", kernel, mask, reached=int(reached.sum()), **details, **how)
         gap = self._timing.line_settling + count * (seconds + self._timing.pulse_gap)
-        bench.clock.advance(int(mask.any(axis=0).sum()) * gap)
+        bench.clock.advance(fired.times * gap)
 
     # -- multiplying ---------------------------------------------------------------------------------------------
 
@@ -364,7 +369,9 @@ class Board:
         return _Bank(np.zeros((vectors, n)), np.zeros(vectors, dtype=bool))
 
     def _multiply(self, payload: bytes) -> bytes:
-        kernel, way, current_range, averages, bank, start, count, driven, sensed = unpack(_MULTIPLY, payload)
+        kernel, way, current_range, averages, bank, start, count, driven, sensed = unpack(
+            self._limits.multiply_layout, payload
+        )
         self._limits.check_kernel(kernel)
         self._limits.check_range(current_range)
         self._limits.check_averages(averages)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sim_backends import frames
 from sim_backends.array.devices.interface import BoolArray
+from sim_backends.array.fired import GATED
 from sim_backends.array.quantity import Second, Specification
 from sim_backends.array.readout import ReadoutSpec
 from sim_backends.array.topology import Topology
@@ -81,6 +82,9 @@ class Limits:
 
     spec: BoardSpec
     topology: Topology
+    cell: str
+    schemes: tuple[str, ...]
+    """Bias schemes of pulses, by their number on the wire; none for cells with gates."""
 
     def capabilities(self) -> dict[str, object]:
         """Content of CAPS."""
@@ -111,10 +115,31 @@ class Limits:
             "averages_max": spec.averages_max,
             "banks": spec.banks,
             "vectors_max": spec.vectors_max,
-            "cell": "2T1R",
+            "cell": self.cell,
             "heartbeat": True,
             "limits": True,
+            **({"schemes": list(self.schemes)} if self.schemes else {}),
         }
+
+    @property
+    def multiply_layout(self) -> struct.Struct:
+        """Arguments of MULTIPLY: words of lines have 32 bits, or 64 where there are more lines than 32."""
+        return struct.Struct("<BBBHBHHII" if max(self.topology.rows, self.topology.columns) <= 32 else "<BBBHBHHQQ")
+
+    def mask_and_scheme(self, payload: bytes) -> tuple[BoolArray, str]:
+        """Cells ``[row, column]`` and bias scheme at the end of the payload of a pulse."""
+        if not self.schemes:
+            return self.mask(payload), GATED
+        cells = self.topology.rows * self.topology.columns
+        if len(payload) != (cells + 7) // 8 + 1:
+            raise Refusal(
+                Status.BAD_ARG, f"{len(payload)} bytes are no mask of {cells} cells and the number of a bias scheme"
+            )
+        number = payload[-1]
+        if number >= len(self.schemes):
+            known = ", ".join(f"{i} {name}" for i, name in enumerate(self.schemes))
+            raise Refusal(Status.BAD_ARG, f"bias scheme {number}; known: {known}")
+        return self.mask(payload[:-1]), self.schemes[number]
 
     def mask(self, payload: bytes) -> BoolArray:
         """Cells ``[row, column]`` of the mask at the end of a payload."""

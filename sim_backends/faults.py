@@ -36,14 +36,15 @@ class Kind:
 
 _COMMON = ("kind", "where", "nth", "every", "at", "matching")
 _BOTH, _BOARD, _PROBER = ("prober", "board"), ("board",), ("prober",)
+_LINES = ("prober", "board", "smu", "pulser", "matrix")
 KINDS = {
-    "lost_reply": Kind(_BOTH, Seam.WIRE, takes=("for",)),
-    "lost_request": Kind(_BOTH, Seam.WIRE, takes=("for",)),
-    "late_reply": Kind(_BOTH, Seam.WIRE, needs=("seconds",), takes=("for",)),
-    "garbled_reply": Kind(_BOTH, Seam.WIRE, takes=("for",)),
-    "duplicated_reply": Kind(_BOTH, Seam.WIRE, takes=("for",)),
-    "disconnect": Kind(_BOTH, Seam.WIRE, takes=("before", "for")),
-    "refuse_connections": Kind(_BOTH, Seam.WIRE, needs=("for",), takes=("before",)),
+    "lost_reply": Kind(_LINES, Seam.WIRE, takes=("for",)),
+    "lost_request": Kind(_LINES, Seam.WIRE, takes=("for",)),
+    "late_reply": Kind(_LINES, Seam.WIRE, needs=("seconds",), takes=("for",)),
+    "garbled_reply": Kind(_LINES, Seam.WIRE, takes=("for",)),
+    "duplicated_reply": Kind(_LINES, Seam.WIRE, takes=("for",)),
+    "disconnect": Kind(_LINES, Seam.WIRE, takes=("before", "for")),
+    "refuse_connections": Kind(_LINES, Seam.WIRE, needs=("for",), takes=("before",)),
     "busy": Kind(_BOTH, Seam.WIRE, takes=("for",)),
     "stuck_channel": Kind(_BOARD, Seam.LASTING, needs=("index",), takes=("code", "for")),
     "stuck_relay": Kind(_BOARD, Seam.LASTING, needs=("index",), takes=("for",)),
@@ -76,7 +77,8 @@ class Fault(Specification):
         Which requests are struck, counted from 1 among those that match: the n-th, every n-th, or those of a list. The
         first if none is given.
     matching
-        Only these requests count: names of opcodes (board), beginnings of command lines (prober). All if left out.
+        Only these requests count: names of opcodes (board), beginnings of command lines (all others). All if left
+        out.
     for_
         ``for`` in a file: how many requests in a row are struck (default 1). In seconds for `refuse_connections` and
         for what lasts (default: as long as the station).
@@ -91,7 +93,7 @@ class Fault(Specification):
     """
 
     kind: str
-    where: Literal["prober", "board"]
+    where: Literal["prober", "board", "smu", "pulser", "matrix"]
     nth: _One | None = None
     every: _One | None = None
     at: _Several | None = None

@@ -17,6 +17,7 @@ Handler = Callable[[list[str]], str | None]
 
 COMMAND_ERROR, NOT_ALLOWED, MISSING, UNDEFINED, NOT_NUMERIC = -100, -108, -109, -113, -120
 BAD_WORD, CONFLICT, OUT_OF_RANGE = -141, -221, -222
+DEVICE = -300
 _OVERFLOW, _TOO_LONG = -350, -363
 
 _TEXTS = {
@@ -28,6 +29,7 @@ _TEXTS = {
     BAD_WORD: "Invalid character data",
     CONFLICT: "Settings conflict",
     OUT_OF_RANGE: "Data out of range",
+    DEVICE: "Device-specific error",
     _OVERFLOW: "Queue overflow",
     _TOO_LONG: "Input buffer overrun",
 }
@@ -56,9 +58,13 @@ class Scpi:
         What is done for each header; those of questions end in ``?``.
     reset
         Carries out ``*RST``.
+    plus
+        How the instrument writes the sign of an error code that is not negative.
     """
 
-    def __init__(self, identity: str, handlers: Mapping[str, Handler], reset: Callable[[], None]) -> None:
+    def __init__(
+        self, identity: str, handlers: Mapping[str, Handler], reset: Callable[[], None], *, plus: str = ""
+    ) -> None:
         own: dict[str, Handler] = {
             "*IDN?": without(lambda: identity),
             "*RST": without(reset),
@@ -71,6 +77,7 @@ class Scpi:
             "SYSTem:ERRor[:NEXT]?": without(self._next_error),
         }
         self._handlers = [(re.compile(header_pattern(each)), run) for each, run in (own | dict(handlers)).items()]
+        self._plus = plus
         self._errors: deque[int] = deque()
         self._events = _POWER_ON
         self._received = b""
@@ -112,6 +119,10 @@ class Scpi:
                 return handler
         raise ScpiFault(UNDEFINED)
 
+    def fault(self, code: int) -> None:
+        """Put an error into the queue that no command has caused."""
+        self._queue(code)
+
     # -- errors and events ---------------------------------------------------------------------------------------
 
     def _queue(self, code: int) -> None:
@@ -123,7 +134,7 @@ class Scpi:
 
     def _next_error(self) -> str:
         code = self._errors.popleft() if self._errors else 0
-        return f'{code},"{_TEXTS.get(code, "No error")}"'
+        return f'{"" if code else self._plus}{code},"{_TEXTS.get(code, "No error")}"'
 
     def _clear(self) -> None:
         self._errors.clear()

@@ -1,4 +1,4 @@
-"""A whole simulated station: one wafer, a prober, an array board and perhaps a magnet on TCP ports.
+"""A whole simulated station: one wafer, a prober, an array board or a rack, and perhaps a magnet on TCP ports.
 
 ``python -m sim_backends.station STATION.yaml`` prints one JSON line with the addresses and serves until its standard
 input closes (so that it dies with the process that started it) and its clients are gone, or until it is interrupted.
@@ -10,7 +10,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,8 +18,8 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from sim_backends.array.die import compile_ahead
-from sim_backends.array.lot import LotError, describe, load_lot
+from sim_backends.array.dies import compile_ahead, load_any_lot
+from sim_backends.array.lot import LotError, describe
 from sim_backends.array.plain_yaml import PlainYamlError, read_yaml
 from sim_backends.array.quantity import Specification, split_sources
 from sim_backends.bench import Bench, StateError
@@ -32,6 +32,7 @@ from sim_backends.kepco import Kepco, KepcoSpec
 from sim_backends.lifetime import wait_for_end
 from sim_backends.physical_log import PhysicalLog, previous_summary
 from sim_backends.prober import Prober, ProberSpec
+from sim_backends.rack import INSTRUMENTS, RackStationSpec, rack_instruments
 from sim_backends.sentio import Sentio
 from sim_backends.state_lock import StateInUseError, StateLock
 from sim_backends.tcp import InstrumentServer, Service, Wire
@@ -63,6 +64,8 @@ class StationConfig(Specification):
         Folder in which dies keep their state when the station ends; one station uses it at a time.
     log, truth
         Files for what physically happened and for the hidden truth.
+    rack
+        A source measure unit, a pulse generator and a switch matrix at the needles, in place of the board.
     magnet, magnet_port
         The supply of a magnet, if there is one.
     faults
@@ -81,6 +84,7 @@ class StationConfig(Specification):
     truth: Path | None = None
     prober: ProberSpec = ProberSpec()
     board: BoardSpec = BoardSpec()
+    rack: RackStationSpec | None = None
     magnet: KepcoSpec | None = None
     magnet_port: int = Field(default=0, ge=0, le=65535)
     timing: Timing = Timing()
@@ -182,7 +186,7 @@ class Station:
     def _build(self) -> list[Served]:
         """Put a wafer on the bench and instruments around it."""
         config = self.config
-        lot = load_lot(config.lot)
+        lot = load_any_lot(config.lot)
         route = config.route(lot.wafer.dies)
         start = float(previous_summary(config.log).get("station_time_s", 0.0)) if config.log else 0.0
         self.clock = StationClock(config.realtime, start)
@@ -191,15 +195,28 @@ class Station:
             lot, config.seed, self.clock, self.log, state=config.state, truth=config.truth, truth_dies=route
         )
         _check_lines(config.faults, lot.topology.rows, lot.topology.columns)
-        faults = {name: FaultPlan(name, config.faults, self.log) for name in ("prober", "board")}
+        faults = {name: FaultPlan(name, config.faults, self.log) for name in ("prober", "board", *INSTRUMENTS)}
         self.prober = Prober(self.bench, config.prober, config.timing, route, faults["prober"])
-        self.board = Board(self.bench, config.board, config.timing, faults["board"])
         sentio = Sentio(self.prober)
         magnet = config.magnet
         return [
             Served("prober", sentio, config.prober_port, _VISA, _wire(sentio, faults["prober"])),
-            Served("board", self.board, config.board_port, _PYSERIAL, _wire(self.board, faults["board"])),
+            *self._at_the_needles(faults),
             *([] if magnet is None else [Served("magnet", Kepco(self.log, magnet), config.magnet_port, _VISA)]),
+        ]
+
+    def _at_the_needles(self, faults: Mapping[str, FaultPlan]) -> list[Served]:
+        """What drives the lines of the die: a rack if the file has one, else a board."""
+        config = self.config
+        if config.rack is None:
+            board = Board(self.bench, config.board, config.timing, faults["board"])
+            return [Served("board", board, config.board_port, _PYSERIAL, _wire(board, faults["board"]))]
+        try:
+            rack = rack_instruments(self.bench, config.rack)
+        except ValueError as error:
+            raise StationError(str(error)) from error
+        return [
+            Served(each.name, each.service, each.port, _VISA, _wire(each.service, faults[each.name])) for each in rack
         ]
 
     def _server(self, served: Served) -> InstrumentServer:
@@ -219,7 +236,7 @@ class Station:
 
     def start(self) -> None:
         """Begin to serve."""
-        compile_ahead()
+        compile_ahead(self.bench.lot)
         self.log.add("start", lot=self.bench.lot.name, seed=self.config.seed, pid=os.getpid())
         for server in self._servers.values():
             server.start()
@@ -239,10 +256,14 @@ class Station:
             self._state_lock.release()
 
     def addresses(self) -> dict[str, Any]:
-        """What a client needs: the address of each instrument by its name, and who serves them."""
-        resources = {
+        """What a client needs: the address of each instrument by its name, what is plugged in where, and who serves."""
+        resources: dict[str, Any] = {
             served.name: served.resource.format(*self._servers[served.name].address) for served in self._instruments
         }
+        if self.config.rack is not None:
+            topology = self.bench.lot.topology
+            wiring = self.config.rack.wiring.for_die(topology.rows, topology.columns)
+            resources["rack"] = wiring.model_dump(include={"rows", "die_rows", "die_columns", "series_resistance"})
         return {**resources, "pid": os.getpid(), "lot": self.bench.lot.name, "seed": self.config.seed}
 
     def __enter__(self) -> Station:
@@ -309,7 +330,7 @@ def _configuration(source: str) -> StationConfig:
 def _overridden(config: StationConfig, options: argparse.Namespace) -> StationConfig:
     given = {name: getattr(options, name) for name in ("seed", "log", "truth", "state", "realtime")}
     changes = {name: value for name, value in given.items() if value is not None}
-    return StationConfig.model_validate({**config.model_dump(), **changes})
+    return StationConfig.model_validate({**config.model_dump(exclude_unset=True), **changes})
 
 
 if __name__ == "__main__":

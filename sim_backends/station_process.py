@@ -28,7 +28,7 @@ class StationProcess:
     Attributes
     ----------
     prober, board
-        Addresses: a VISA resource name and a URL for pyserial.
+        Addresses: a VISA resource name and a URL for pyserial; no board where there is a rack.
     addresses
         All that the station said of itself (also ``pid``, ``lot``, ``seed``).
     config
@@ -55,7 +55,7 @@ class StationProcess:
             self.close()
             raise
         self.prober: str = self.addresses["prober"]
-        self.board: str = self.addresses["board"]
+        self.board: str = self.addresses.get("board", "")
 
     @property
     def pid(self) -> int:
@@ -91,7 +91,7 @@ class StationProcess:
     def _send(self, config: StationConfig) -> None:
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(config.model_dump_json().encode() + b"\n")
+            self._process.stdin.write(config.model_dump_json(exclude_unset=True).encode() + b"\n")
             self._process.stdin.flush()
         except OSError as error:
             raise StationError(f"the station did not start: {self._error_text()}") from error

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from sim_backends.array.die import DeadLine, Die
-from sim_backends.array.lot import KINDS
+from sim_backends.array.dies import ArrayDie
+from sim_backends.array.topology import DeadLine
 from sim_backends.files import write_atomically
 
 LINE_KINDS = ("row", "column", "gate", "row_shared")
@@ -22,16 +22,25 @@ class TruthFile:
     Arrays (``numpy.load(..., allow_pickle=False)``), for D dies of [K, R, C] cells and L dead lines:
 
     - ``die`` [D] index, ``site`` [D, 2] column and row of the wafer map
-    - ``r_p``, ``r_ap`` [D, K, R, C] resistance of the junction at low bias as made (Ohm); equal where there is only
-      one state
-    - ``kind`` [D, K, R, C] uint8, index of ``kinds``
-    - ``state`` [D, K, R, C] bool, True = AP, now; ``broken`` bool, shorted by a pulse since
+    - ``kind`` [D, K, R, C] uint8, index of ``kinds``; ``broken`` [D, K, R, C] bool, shorted by a pulse since
     - ``alive`` [D, K, R, C] bool, on no dead line
-    - ``g_p``, ``g_ap`` [D, K, R, C] conductance of the cell with selector at ``v_read`` (S), 0 on dead lines; a broken
-      cell has that of a short
     - ``line_die`` [L] index, ``line_kind`` [L] index of ``line_kinds``, ``line_block`` [L] (-1: all blocks),
       ``line_index`` [L] row or column of the block, ``line_mask`` [L, K, R, C] bool
-    - ``meta`` JSON text: lot, seed, v_read, kinds, line_kinds
+    - ``meta`` JSON text: lot, seed, cell, v_read, kinds, line_kinds
+
+    Of MTJ dies:
+
+    - ``r_p``, ``r_ap`` [D, K, R, C] resistance of the junction at low bias as made (Ohm); equal where there is only
+      one state
+    - ``state`` [D, K, R, C] bool, True = AP, now
+    - ``g_p``, ``g_ap`` [D, K, R, C] conductance of the cell with selector at ``v_read`` (S), 0 on dead lines; a broken
+      cell has that of a short
+
+    Of passive dies:
+
+    - ``g`` [D, K, R, C] conductance of each cell by itself, now (S); ``g_read`` that of a read at ``v_read`` without
+      noise, with the lines and their failures in it
+    - ``row_net`` [D, K, R] number of the net of each row; rows of one net are shorted to each other
 
     Parameters
     ----------
@@ -44,35 +53,20 @@ class TruthFile:
     def __init__(self, path: Path, sites: Sequence[tuple[int, int]]) -> None:
         self.path = path
         self._sites = sites
-        self._made: dict[tuple[int, int], dict[str, Any]] = {}  # by die and broken cells: slow to compute
 
-    def write(self, dies: Sequence[Die]) -> None:
+    def write(self, dies: Sequence[ArrayDie]) -> None:
         """Replace the file by the truth of `dies`."""
-        per_die = [
-            {**self._unchanging(die), "state": die.devices.antiparallel, "broken": die.devices.broken} for die in dies
-        ]
+        per_die = [die.truth() for die in dies]
         arrays: dict[str, Any] = {name: np.stack([values[name] for values in per_die]) for name in per_die[0]}
         arrays |= {
             "die": np.array([die.index for die in dies]),
             "site": np.array([self._sites[die.index] for die in dies]),
             "meta": np.array(json.dumps(_meta(dies[0]))),
         }
-        arrays |= _line_arrays([(die.index, line) for die in dies for line in die.dead_lines], dies[0].devices.shape)
+        arrays |= _line_arrays(
+            [(die.index, line) for die in dies for line in die.dead_lines], dies[0].lot.topology.shape
+        )
         write_atomically(self.path, lambda file: np.savez(file, **arrays))
-
-    def _unchanging(self, die: Die) -> dict[str, Any]:
-        key = (die.index, int(die.devices.broken.sum()))
-        if key not in self._made:
-            devices, v_read = die.devices, die.lot.v_read
-            self._made[key] = {
-                "r_p": devices.r_p.astype(np.float32),
-                "r_ap": (devices.r_p * (1 + devices.tmr)).astype(np.float32),
-                "kind": die.kind,
-                "alive": die.alive,
-                "g_p": die.conductance(v_read, antiparallel=False).astype(np.float32),
-                "g_ap": die.conductance(v_read, antiparallel=True).astype(np.float32),
-            }
-        return self._made[key]
 
 
 def _line_arrays(lines: list[tuple[int, DeadLine]], shape: tuple[int, ...]) -> dict[str, Any]:
@@ -85,11 +79,12 @@ def _line_arrays(lines: list[tuple[int, DeadLine]], shape: tuple[int, ...]) -> d
     }
 
 
-def _meta(die: Die) -> dict[str, object]:
+def _meta(die: ArrayDie) -> dict[str, object]:
     return {
         "lot": die.lot.name,
         "seed": die.seed,
+        "cell": die.lot.cell,
         "v_read": die.lot.v_read,
-        "kinds": KINDS,
+        "kinds": die.kinds,
         "line_kinds": LINE_KINDS,
     }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,20 +13,17 @@ from numpy.typing import NDArray
 from sim_backends.array.columns import column_by_column
 from sim_backends.array.devices.interface import BoolArray, FloatArray
 from sim_backends.array.devices.mtj import ASSUMED_LAWS, GENERIC, Mtj, MtjParameters
+from sim_backends.array.fired import GATED, Fired
 from sim_backends.array.inverse import measured_junctions
 from sim_backends.array.lot import KINDS, Lot
 from sim_backends.array.measured import MeasuredDies
 from sim_backends.array.product import Direction, ProductModel, fit_odd_polynomial, product_model
-from sim_backends.array.topology import Topology
+from sim_backends.array.streams import stream
+from sim_backends.array.topology import DeadLine, Topology
 
 _DEVICES, _DEFECTS, _LINES, _STATE, _NOISE = range(1, 6)  # purposes of the random streams of a die
 _MODELS_KEPT = 64
 _GOOD, _SHORT, _OPEN, _STUCK_P, _STUCK_AP, _WEAK = range(len(KINDS))
-
-
-def stream(*key: int) -> np.random.Generator:
-    """Random numbers that depend on a key of non-negative integers and on nothing else."""
-    return np.random.Generator(np.random.SFC64(np.random.SeedSequence(key)))
 
 
 def compile_ahead() -> None:
@@ -35,20 +34,6 @@ def compile_ahead() -> None:
     cells = Mtj.draw((2, 2), stream(0))
     column_by_column(cells, 0.1, np.ones(cells.shape, dtype=bool), 1.0, 1.0)
     product_model(fit_odd_polynomial(cells, 0.1), 0.1, "forward", 1.0, 1.0)
-
-
-@dataclass(frozen=True)
-class DeadLine:
-    """A line that carries no current.
-
-    `kind` is "row", "column", "gate" or "row_shared"; `block` is None for a line dead in all blocks; `index` counts
-    rows or columns of the block; `mask` marks its cells, ``[kernel, row, column]``.
-    """
-
-    kind: str
-    block: int | None
-    index: int
-    mask: BoolArray
 
 
 @dataclass
@@ -78,6 +63,9 @@ class Die:
     dead_lines: tuple[DeadLine, ...]
     operations: int = 0
     _models: dict[tuple[object, ...], ProductModel] = field(default_factory=dict, repr=False)
+    _truth: tuple[int, dict[str, NDArray[Any]]] | None = field(default=None, repr=False)
+
+    kinds: ClassVar[tuple[str, ...]] = KINDS
 
     @classmethod
     def from_lot(cls, lot: Lot, seed: int, index: int) -> Die:
@@ -126,6 +114,10 @@ class Die:
         self.operations += 1
         return rng
 
+    def cell_noise(self, kernel: int, of_board: float) -> FloatArray:
+        """Noise of one sample of each cell, relative to its current: what the board is said to have."""
+        return np.full(self.lot.topology.shape[1:], of_board)
+
     def read(self, kernel: int, voltage: float, columns: BoolArray | None = None) -> FloatArray:
         """Currents ``[row, column]`` (A) when the columns are read one by one, all rows sensed; without noise.
 
@@ -136,17 +128,27 @@ class Die:
         return -self._drive_columns(kernel, voltage, read)[1]
 
     def pulse(
-        self, kernel: int, mask: BoolArray, amplitude: float, width: float, count: int, rng: np.random.Generator
-    ) -> None:
+        self,
+        kernel: int,
+        mask: BoolArray,
+        amplitude: float,
+        width: float,
+        count: int,
+        rng: np.random.Generator,
+        scheme: str = GATED,
+    ) -> Fired:
         """Fire `count` pulses (V, s) at the cells of a mask ``[row, column]``, column by column.
 
         A positive amplitude switches P to AP, a negative one AP to P. Cells whose junction sees more than its
-        breakdown voltage, in the state they start or end in, become shorts.
+        breakdown voltage, in the state they start or end in, become shorts. Other cells see nothing: `scheme` is only
+        kept for the log.
         """
+        fired = Fired(scheme, v_other=0.0, times=int(mask.any(axis=0).sum()))
         if amplitude == 0 or not mask.any():
-            return
+            return fired
         self.devices.part(kernel).pulse(self._drive_columns(kernel, amplitude, mask)[0], width, rng, count)
         self._models = {key: model for key, model in self._models.items() if key[0] != kernel}
+        return fired
 
     def product(self, kernel: int, direction: Direction, columns: BoolArray, amplitude: float) -> ProductModel:
         """A kernel ready for products: gates of `columns` ``[column]`` on, vectors up to `amplitude` (V).
@@ -167,6 +169,52 @@ class Die:
             while len(self._models) > _MODELS_KEPT:
                 del self._models[next(iter(self._models))]
         return self._models[key]
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What the die remembers: states, cells broken by pulses, operations."""
+        return {
+            "state": np.packbits(self.devices.antiparallel),
+            "broken": np.packbits(self.devices.broken),
+            "operations": np.array(self.operations),
+        }
+
+    @staticmethod
+    def checked_state(lot: Lot, saved: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """A state read from a file, as `restore` takes it.
+
+        Raises
+        ------
+        ValueError, KeyError, TypeError
+            If it is none of a die of this lot.
+        """
+        shape = lot.topology.shape
+        cells = {name: np.unpackbits(saved[name])[: int(np.prod(shape))] for name in ("state", "broken")}
+        state: dict[str, NDArray[Any]] = {name: bits.astype(bool).reshape(shape) for name, bits in cells.items()}
+        return {**state, "operations": np.array(int(saved["operations"]))}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go back to a state."""
+        self.devices.antiparallel, self.devices.broken = state["state"], state["broken"]
+        self.operations = int(state["operations"])
+        self._models.clear()
+
+    def truth(self) -> dict[str, NDArray[Any]]:
+        """What the truth file says of the die (`sim_backends.truth`), ``[kernel, row, column]``."""
+        devices, broken = self.devices, int(self.devices.broken.sum())
+        if self._truth is None or self._truth[0] != broken:  # slow to compute
+            v_read = self.lot.v_read
+            self._truth = (
+                broken,
+                {
+                    "r_p": devices.r_p.astype(np.float32),
+                    "r_ap": (devices.r_p * (1 + devices.tmr)).astype(np.float32),
+                    "kind": self.kind,
+                    "alive": self.alive,
+                    "g_p": self.conductance(v_read, antiparallel=False).astype(np.float32),
+                    "g_ap": self.conductance(v_read, antiparallel=True).astype(np.float32),
+                },
+            )
+        return {**self._truth[1], "state": devices.antiparallel, "broken": devices.broken}
 
     def _drive_columns(self, kernel: int, voltage: float, connected: BoolArray) -> tuple[FloatArray, FloatArray]:
         """Cell voltages and currents, row against column, with `voltage` at the columns and the rows at zero."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -21,6 +21,10 @@ KINDS = ("good", "short", "open", "stuck_p", "stuck_ap", "weak_tmr")
 """Defect kinds of a cell; the code of a kind in every array is its position here."""
 
 
+LINES_MAX = 64
+"""Rows and columns of a kernel: the board's requests name lines by the bits of a word of at most 64."""
+
+
 class LotError(ValueError):
     """A lot file that cannot be used; the message says which entry."""
 
@@ -31,8 +35,8 @@ class Geometry(Specification):
     blocks: int = Field(gt=0)
     block_rows: int = Field(gt=0)
     block_columns: int = Field(gt=0)
-    rows: int = Field(gt=0, le=32)
-    columns: int = Field(gt=0, le=32)
+    rows: int = Field(gt=0, le=LINES_MAX)
+    columns: int = Field(gt=0, le=LINES_MAX)
 
     @model_validator(mode="after")
     def _tiles_fit(self) -> Geometry:
@@ -158,6 +162,10 @@ class Lot(Specification):
     `read_noise` a board shows this noise instead of its own.
     """
 
+    kind: ClassVar[str] = "mtj"
+    cell: ClassVar[str] = "2T1R"
+    schemes: ClassVar[tuple[str, ...]] = ()
+
     name: str
     description: str = ""
     geometry: Geometry
@@ -215,12 +223,32 @@ def lot_from_tree(tree: Mapping[str, Any], origin: str) -> Lot:
 
 
 def load_lot(name: str | Path) -> Lot:
-    """Read a lot file, or one of the built-in lots by name (such as ``"mtj"``).
+    """Read the file of a lot of MTJ dies, or one of the built-in lots by name (such as ``"mtj"``).
 
     Raises
     ------
     LotError
-        If there is no such file, or an entry is unknown, missing or wrong, or the measured dies cannot be used.
+        If there is no such file, it is of another kind of dies, an entry is unknown, missing or wrong, or the measured
+        dies cannot be used.
+    """
+    kind, tree, path = read_lot_file(name)
+    if kind != Lot.kind:
+        raise LotError(f"{path}: kind: dies of kind {kind!r}, needed are {Lot.kind!r}, as in the built-in lot mtj")
+    return mtj_lot(tree, path)
+
+
+def mtj_lot(tree: dict[str, Any], path: Path) -> Lot:
+    """A lot of MTJ dies from the content of its file."""
+    return _with_measured_dies(lot_from_tree(tree, str(path)), path)
+
+
+def read_lot_file(name: str | Path) -> tuple[str, dict[str, Any], Path]:
+    """Kind of the dies of a lot file (or built-in lot), the rest of its content, and the file.
+
+    Raises
+    ------
+    LotError
+        If there is no such file, or it is no mapping.
     """
     path = BUILT_IN / f"{name}.yaml" if str(name) in built_in_lots() else Path(name)
     if not path.is_file():
@@ -231,7 +259,7 @@ def load_lot(name: str | Path) -> Lot:
         raise LotError(str(error)) from error
     if not isinstance(tree, dict):
         raise LotError(f"{path}: a lot file is a mapping of entries; start from {BUILT_IN / 'mtj.yaml'}")
-    return _with_measured_dies(lot_from_tree(tree, str(path)), path)
+    return str(tree.pop("kind", Lot.kind)), tree, path
 
 
 def _with_measured_dies(lot: Lot, path: Path) -> Lot:

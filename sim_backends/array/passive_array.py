@@ -52,8 +52,10 @@ class PassiveArray:
         """``[..., row, column]``."""
         return self.devices.shape
 
-    def biased(self, rows: BoolArray, columns: BoolArray, amplitude: ArrayLike, scheme: BiasScheme) -> Solution:
-        """The network while cells are selected, with the voltage and current of every cell.
+    def biased(
+        self, rows: BoolArray, columns: BoolArray, amplitude: ArrayLike, scheme: BiasScheme, *, cells: bool = True
+    ) -> Solution:
+        """The network while cells are selected.
 
         Parameters
         ----------
@@ -63,6 +65,8 @@ class PassiveArray:
             Voltage that the selected cells are meant to see, ``[...]`` (V).
         scheme
             What the lines are held at.
+        cells
+            Whether the voltage and current of every cell are wanted.
         """
         v_row, v_column = scheme.voltages(rows, columns, amplitude)
         source = {side: v_row if side in ("left", "right") else v_column for side in self.sides}
@@ -73,7 +77,7 @@ class PassiveArray:
             bottom=source.get("bottom"),
             top=source.get("top"),
             lines=self.lines,
-            cells=True,
+            cells=cells,
             tolerance=self.tolerance,
             near=self._near.get(scheme.name),
         )
@@ -138,7 +142,7 @@ class PassiveArray:
         """
         if not 0 < abs(v_read) < np.inf:
             raise ValueError(f"a read at {v_read:g} V measures nothing: give a voltage other than zero")
-        solution = self.biased(rows, np.ones(self.shape[-1], dtype=bool), v_read, scheme)
+        solution = self.biased(rows, np.ones(self.shape[-1], dtype=bool), v_read, scheme, cells=False)
         g = (solution.i_bottom + solution.i_top) / v_read
         if rng is None:
             return g

@@ -43,6 +43,7 @@ def _in(unit: str) -> BeforeValidator:
 
 
 Ohm = Annotated[float, _in("Ohm")]
+Siemens = Annotated[float, _in("S")]
 Volt = Annotated[float, _in("V")]
 Ampere = Annotated[float, _in("A")]
 Second = Annotated[float, _in("s")]

@@ -75,3 +75,17 @@ class Topology:
 
     def _in_block(self, block: int | None) -> BoolArray:
         return np.ones(self.kernels, dtype=bool) if block is None else self.kernel_block == block
+
+
+@dataclass(frozen=True)
+class DeadLine:
+    """A line that carries no current.
+
+    `kind` is "row", "column", "gate" or "row_shared"; `block` is None for a line dead in all blocks; `index` counts
+    rows or columns of the block; `mask` marks its cells, ``[kernel, row, column]``.
+    """
+
+    kind: str
+    block: int | None
+    index: int
+    mask: BoolArray

@@ -208,3 +208,11 @@ def test_a_copy_says_why_it_cannot_be_made(two_runs, tmp_path):
     with pytest.raises(RecordError, match="holds a record already"):
         record.copy_before(1, record.folder)
     assert not (tmp_path / "copy").exists()
+
+
+def test_the_bias_scheme_of_a_pulse_is_kept(tmp_path):
+    mask = np.ones((2, 2), bool)
+    given = [Pulse(0, mask, 1.1, 1e-6, 1, scheme) for scheme in ("V/2", None, "V/3")]
+    with Record.open(tmp_path) as record:
+        record.fired(record.intend(record.begin_run("p", {}), "d", given))
+        assert [pulse.scheme for pulse in record.pulses("d")] == ["V/2", None, "V/3"]

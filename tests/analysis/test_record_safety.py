@@ -311,7 +311,7 @@ def test_pages_of_nonsense_are_found_when_they_are_read(damaged):
 @pytest.mark.parametrize("write", [True, False])
 def test_a_record_of_another_version_says_what_wrote_it(damaged, version, says, write):
     edit(damaged, f"PRAGMA user_version={version}")
-    with pytest.raises(RecordError, match=rf"version {version}, this program reads 2: written by {says}.*--out"):
+    with pytest.raises(RecordError, match=rf"version {version}, this program reads 3: written by {says}.*--out"):
         Record.open(damaged, write=write)
 
 

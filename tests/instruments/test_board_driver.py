@@ -316,7 +316,8 @@ class TestCaps:
     @pytest.mark.parametrize(
         "wrong, field",
         [
-            ({"rows": 40}, "rows"),
+            ({"rows": 65}, "rows"),
+            ({"schemes": ["V/2", "V/3", "V/2"]}, "two bias schemes have the same name"),
             ({"protocol": 2}, "protocol"),
             ({"kernels": 3}, "kernel_block has 2 entries"),
             ({"dac_lsb": 0}, "dac_lsb"),
@@ -329,6 +330,42 @@ class TestCaps:
         with pytest.raises(InstrumentError, match=field):
             FramedBoard("odd", peer.address, timeout=0.3)
         peer.stop()
+
+
+class TestPassiveBoards:
+    SCHEMES = ("V/2", "V/3")
+
+    @pytest.fixture
+    def passive(self):
+        peer = ScriptedBoard({"cell": "1R", "schemes": self.SCHEMES})
+        board = FramedBoard("passive", peer.address)
+        yield board, peer
+        board.close()
+        peer.stop()
+
+    def test_a_pulse_ends_with_the_number_of_its_scheme(self, passive):
+        board, peer = passive
+        assert board.capabilities().schemes == self.SCHEMES
+        for number, scheme in enumerate(self.SCHEMES):
+            board.pulse(0, ONE, 0.5, 100e-9, scheme=scheme)
+            mask = np.packbits(ONE.ravel(), bitorder="little").tobytes()
+            assert peer.frames[-1].payload[9:] == mask + bytes([number])
+
+    @pytest.mark.parametrize("scheme", [None, "V/4", "v/2"])
+    def test_nothing_is_sent_without_one_that_the_board_has(self, passive, scheme):
+        board, peer = passive
+        before = len(peer.frames)
+        with pytest.raises(LimitError, match=r"one of V/2, V/3|the tester has V/2, V/3"):
+            board.pulse(0, ONE, 0.5, 100e-9, scheme=scheme)
+        with pytest.raises(LimitError, match=r"one of V/2, V/3|the tester has V/2, V/3"):
+            board.pulse_and_read(0, ONE, 0.5, 100e-9, 0.1, scheme=scheme)
+        assert len(peer.frames) == before
+
+    def test_cells_with_gates_take_none(self, board, peer_board):
+        before = len(peer_board.frames)
+        with pytest.raises(LimitError, match="2T1R have gates and take none"):
+            board.pulse(0, ONE, 0.5, 100e-9, scheme="V/2")
+        assert len(peer_board.frames) == before
 
 
 def test_a_batch_decodes_fast():

@@ -10,9 +10,9 @@ import pytest
 from qcodes.instrument import Instrument
 
 import instruments
-from instruments.roles import ArrayTester, Clock, FieldSource, Prober
+from instruments.roles import ArrayTester, Clock, FieldSource, Prober, Pulser, SourceMeter, SwitchMatrix
 
-ROLES = (Prober, ArrayTester, FieldSource, Clock)
+ROLES = (Prober, ArrayTester, FieldSource, Clock, SourceMeter, Pulser, SwitchMatrix)
 
 
 def drivers():

@@ -109,7 +109,7 @@ def test_a_network_that_does_not_fit_on_any_die(refused, weights, tmp_path):
 
 def test_words_of_map_that_do_not_exist(refused, weights, tmp_path):
     file = weights()
-    refused("map", file, "-o", tmp_path / "s.h5", "--coding", "octal", says="binary or ternary")
+    refused("map", file, "-o", tmp_path / "s.h5", "--coding", "octal", says="binary, ternary or analog")
     refused("map", file, "-o", tmp_path / "s.h5", "--geometry", "mtj-21k", says="mtj-20k")
     refused("map", file, "-o", tmp_path / "s.h5", "--die", "c3r2", says="FOLDER:DIE")
     refused("map", file, "-o", tmp_path / "s.h5", "--die", f"{tmp_path}/none:c3r2", says="no record in")

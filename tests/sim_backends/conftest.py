@@ -1,6 +1,7 @@
 import pytest
-from running_station import running, varied
+from running_station import running, varied, varied_tio2
 
+from sim_backends.array.dies import load_any_lot
 from sim_backends.array.lot import load_lot
 
 
@@ -31,3 +32,21 @@ def serve():
 def vary():
     """`vary(lot, section={...})`: a lot with some entries changed."""
     return varied
+
+
+@pytest.fixture(scope="session")
+def tio2_lot():
+    return load_any_lot("tio2-8x8")
+
+
+@pytest.fixture(scope="session")
+def sound_lot(tio2_lot):
+    """Passive dies without any defect."""
+    shares = ("stuck_lrs", "stuck_hrs", "cell_open", "cell_short", "row_open", "column_open", "row_lrs", "row_hrs")
+    return varied_tio2(tio2_lot, defects=dict.fromkeys((*shares, "row_short", "rows_tied", "alternating"), 0))
+
+
+@pytest.fixture(scope="session")
+def vary_tio2():
+    """`vary_tio2(lot, section={...})`: a lot of passive dies with some entries changed."""
+    return varied_tio2

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from board_wire import BoardWire
 
 from sim_backends.array.lot import lot_from_tree
+from sim_backends.array.passive_lot import passive_lot_from_tree
 from sim_backends.station import Station, StationConfig
 
 
@@ -46,3 +47,11 @@ def varied(lot, **changes):
     for section, values in changes.items():
         (tree["devices"] if section == "switching" else tree)[section].update(values)
     return lot_from_tree(tree, "test")
+
+
+def varied_tio2(lot, **changes):
+    """A lot of passive dies with some entries changed, by section."""
+    tree = lot.model_dump()
+    for section, values in changes.items():
+        tree[section].update(values)
+    return passive_lot_from_tree(tree, "test")

@@ -1,0 +1,291 @@
+"""From the record of a lot of passive dies to its results: half moons classified by written 2-8-1 networks."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from analysis.lot_results import SURVEY, NothingMeasuredError, _latest, _of_run, _provenance
+from analysis.record import COMPUTED, Record
+from mapping.converge import Outcome
+from mapping.die_record import CellClass
+from mapping.transfer_metrics import survivors
+
+BoolArray = NDArray[np.bool_]
+FloatArray = NDArray[np.float64]
+
+PROTOCOL = "tio2-moons"
+#: The step functions and computations that a lot leaves in its record.
+MEASURE = "protocols.characterise_analog.measure_analog"
+WRITE = "protocols.analog_write.write_analog"
+CLASSIFY = "protocols.tio2_moons.classify_points"
+TRAIN = "protocols.tio2_moons.train_networks"
+PLAN = "protocols.tio2_moons.plan_dies"
+OTHERS = "protocols.tio2_moons.emulate_others"
+MONTE_CARLO = "protocols.tio2_moons.monte_carlo"
+
+#: Words for what is broken on a die of analog cells.
+CLASS_WORDS = {
+    CellClass.SHORT: "short",
+    CellClass.OPEN: "open",
+    CellClass.STUCK_LRS: "stuck LRS",
+    CellClass.STUCK_HRS: "stuck HRS",
+    CellClass.WEAK: "weak",
+    CellClass.DEAD_LINE: "on a dead line",
+}
+
+#: What this protocol takes for granted; the report says so.
+ASSUMED = (
+    "values, defect rates, lines and voltages of a simulated lot (its lot file says so value by value)",
+    "half moons of noise 0.2: ours, made like those of arXiv:2305.18495",
+    "the output bias is digital and is set for each die from a read of its cells, with training points only",
+    "networks without the loop are emulated from what was measured of the same dies, not written",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Written:
+    """What was done to one die and what came of it.
+
+    Attributes
+    ----------
+    die : str
+    writes : list of xarray.Dataset
+        Results of `write_analog`, the last one being what was classified with.
+    right, right_map : bool ``[point]``
+        Test points by analog products, and by arithmetic with the cells as read.
+    network : ``[33]``
+        As read back from the cells.
+    """
+
+    die: str
+    writes: list[xr.Dataset]
+    right: BoolArray
+    right_map: BoolArray
+    network: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class MoonsResults:
+    """A lot; `of_dies` are those that were written and classified, in route order.
+
+    Attributes
+    ----------
+    measured : dict
+        Result of `measure_analog` of each die.
+    of_dies : tuple of Written
+    fit : dict
+        Share of the training points that each die's plan gets right on paper.
+    noise_free : float
+        Accuracy of the written networks at the test points before they are written; NaN if none was.
+    others : dict
+        Test points right ``[die, point]`` of networks without the loop, emulated from the maps.
+    monte_carlo : xarray.Dataset or None
+        Metrics of drawn lots.
+    x, label : ``[point, 2]``, ``[point]``
+        Test points.
+    """
+
+    measured: dict[str, xr.Dataset]
+    of_dies: tuple[Written, ...]
+    fit: dict[str, float]
+    noise_free: float
+    others: dict[str, BoolArray]
+    monte_carlo: xr.Dataset | None
+    x: FloatArray
+    label: NDArray[np.int64]
+    seed: int
+    data: str
+    time: dict[str, float]
+    provenance: dict[str, str]
+    assumed: tuple[str, ...] = field(default=ASSUMED)
+
+    @property
+    def right(self) -> BoolArray:
+        """Test points by analog products, ``[die, point]``."""
+        return np.stack([each.right for each in self.of_dies]) if self.of_dies else np.zeros((0, len(self.label)), bool)
+
+
+def moons_results(record: Record, protocol: str = PROTOCOL) -> MoonsResults:
+    """Results of the newest history of `protocol` in a record, finished or not.
+
+    Raises
+    ------
+    NothingMeasuredError
+        If no die was measured.
+    """
+    measured, survey = record.results(protocol, MEASURE), record.results(protocol, SURVEY)
+    if not measured or not survey:
+        raise NothingMeasuredError(f"no die of {protocol} was measured in {record.folder}; run it first")
+    run = [run for run in record.runs() if run["protocol"] == protocol][-1]
+    route = [f"c{column}r{row}" for column, row in survey[""][-1]["sites"].values]
+    names = [name for name in _of_run(route, run["provenance"]) if name in measured]
+    usable = [name for name in names if measured[name][-1].attrs["verdict"] == "pass"]
+    trained, plan = _latest(record, protocol, TRAIN), _latest(record, protocol, PLAN)
+    written, classified = record.results(protocol, WRITE), record.results(protocol, CLASSIFY)
+    of_dies = [_written(name, written[name], classified[name][-1]) for name in usable if classified.get(name)]
+    fitting = plan if plan is not None and plan.sizes["die"] == len(usable) else None
+    done = [usable.index(each.die) for each in of_dies]
+    others = _latest(record, protocol, OTHERS)
+    return MoonsResults(
+        measured={name: measured[name][-1] for name in names},
+        of_dies=tuple(of_dies),
+        fit={} if fitting is None else dict(zip(usable, fitting["fit"].values.tolist(), strict=True)),
+        noise_free=float(fitting["noise_free"].values[done].mean()) if fitting is not None and done else float("nan"),
+        others=_others(others, len(of_dies)),
+        monte_carlo=_latest(record, protocol, MONTE_CARLO),
+        x=np.zeros((0, 2)) if trained is None else trained["x"].values,
+        label=np.zeros(0, np.int64) if trained is None else trained["label"].values,
+        seed=int(run["provenance"]["seed"]),
+        data="" if trained is None else str(trained.attrs["data"]),
+        time=_time(record, protocol),
+        provenance=_provenance(run, survey[""][-1]),
+    )
+
+
+def _written(die: str, writes: list[xr.Dataset], classified: xr.Dataset) -> Written:
+    right, right_map = (classified[name].values.astype(bool) for name in ("right", "right_map"))
+    return Written(die, writes, right, right_map, classified["network"].values)
+
+
+def _others(data: xr.Dataset | None, dies: int) -> dict[str, BoolArray]:
+    if data is None or data.sizes["die"] != dies:
+        return {}
+    return {str(name): data["right"].sel(network=name).values.astype(bool) for name in data["network"].values}
+
+
+def _time(record: Record, protocol: str) -> dict[str, float]:
+    """Time of all runs of this history, and of its kinds of work (s)."""
+    ours = {run["id"] for run in record.runs() if run["protocol"] == protocol}
+    times = [event["data"] for event in record.events("time") if event["run"] in ours]
+    steps = [row.step for row in record.steps() if row.protocol == protocol]
+
+    def spent(*functions: str) -> float:
+        return sum(step.ended - step.started for step in steps if step.function in functions)
+
+    return {
+        "wall_s": sum(each["wall_s"] for each in times),
+        "station_s": sum(each["station_s"] for each in times),
+        "measuring_s": spent(MEASURE),
+        "training_s": spent(TRAIN, PLAN),
+        "writing_s": spent(WRITE),
+        "classifying_s": spent(CLASSIFY),
+        "computing_s": sum(step.ended - step.started for step in steps if step.die == COMPUTED),
+    }
+
+
+def metrics(right: BoolArray) -> dict[str, float | None]:
+    """f95, mean accuracy and worst point of test points ``[die, point]``."""
+    if not right.size:
+        return {"f95": None, "mean": None, "worst": None}
+    share = right.mean(axis=0)
+    return {"f95": survivors(share), "mean": float(right.mean()), "worst": float(share.min())}
+
+
+def numbers(results: MoonsResults) -> dict[str, Any]:
+    """What ``--json`` writes: plain dictionaries, lists, numbers and None (where nothing was measured).
+
+    `f95` and `accuracy` are those of analog products on the dies that were written; `dies` says how many these are.
+    """
+    found = metrics(results.right)
+    noise_free = results.noise_free if np.isfinite(results.noise_free) else None
+    by_map = metrics(np.stack([each.right_map for each in results.of_dies])) if results.of_dies else metrics(
+        np.zeros((0, 0), bool)
+    )  # fmt: skip
+    return {
+        "dies": {
+            "measured": len(results.measured),
+            "written": len(results.of_dies),
+            "names": [each.die for each in results.of_dies],
+            "not_written": {die: _why(results, die) for die in results.measured if die not in _names(results)},
+        },
+        "f95": found["f95"],
+        "accuracy": {"mean": found["mean"], "noise_free": noise_free, "worst": found["worst"],
+                     "per_die": results.right.mean(axis=1).tolist() if results.of_dies else []},
+        "by_map": by_map,
+        "others": {name: metrics(right) for name, right in results.others.items()},
+        "monte_carlo": _monte_carlo(results),
+        "programming": programming(results.of_dies),
+        "defects": {die: defects(data) for die, data in results.measured.items()},
+        "time": dict(results.time),
+        "seed": results.seed,
+        "data": results.data,
+        "assumed": list(results.assumed),
+        "provenance": dict(results.provenance),
+    }  # fmt: skip
+
+
+def _names(results: MoonsResults) -> set[str]:
+    return {each.die for each in results.of_dies}
+
+
+def _why(results: MoonsResults, die: str) -> str:
+    data = results.measured[die]
+    if data.attrs["verdict"] != "pass":
+        return str(data.attrs.get("reason", "could not be measured"))
+    if die in results.fit and results.fit[die] < 1:
+        return f"on paper its network gets {results.fit[die]:.0%} of the training points right"
+    return "was not reached"
+
+
+def programming(dies: Iterable[Written]) -> dict[str, Any]:
+    """What writing took and how it ended, over all dies: shares are of the healthy cells."""
+    dies = list(dies)
+    last = [each.writes[-1] for each in dies]
+    healthy = sum(data.attrs["healthy"] for data in last)
+    within = sum(data.attrs["within_tolerance"] * data.attrs["healthy"] for data in last)
+    pulses = sum(int(data["pulses"].sum()) for each in dies for data in each.writes)
+    reasons: Counter[str] = Counter()
+    for each in dies:
+        for data in each.writes:
+            reasons.update(json.loads(data.attrs["reasons"]))
+    cells = sum(each.writes[0].attrs["healthy"] for each in dies)
+    gave_up = sum(_gave_up(each) for each in dies)
+    return {
+        "cells": cells,
+        "within_tolerance": (within / cells) if cells else None,
+        "within_tolerance_second_round": (within / healthy) if healthy else None,
+        "pulses_per_cell": pulses / cells if cells else None,
+        "gave_up": gave_up,
+        "reasons": dict(reasons),
+        "passes": max((sum(data.attrs["passes"] for data in each.writes) for each in dies), default=0),
+        "mean_error": float(np.mean([data.attrs["mean_error"] for data in last])) if last else None,
+        "second_rounds": sum(len(each.writes) > 1 for each in dies),
+    }
+
+
+def _gave_up(each: Written) -> int:
+    """Cells taken for healthy before the first write that are not within tolerance after the last one."""
+    held = each.writes[-1]["outcome"].values == Outcome.REACHED
+    return int(each.writes[0].attrs["healthy"] - np.count_nonzero(held))
+
+
+def defects(data: xr.Dataset) -> dict[str, Any]:
+    """What was found broken on a die: cells of each class, and dead lines in words."""
+    classes = data["cell_class"].values
+    count = {words: int(np.count_nonzero(classes == kind)) for kind, words in CLASS_WORDS.items()}
+    lines = [f"{kind} {index}" for kind, _, index in json.loads(data.attrs["line_faults"])]
+    return {"cells": {name: number for name, number in count.items() if number}, "lines": lines}
+
+
+def _monte_carlo(results: MoonsResults) -> dict[str, Any] | None:
+    """Metrics of drawn lots, and whether what was measured lies within what they span."""
+    data = results.monte_carlo
+    if data is None:
+        return None
+    found = metrics(results.right)
+    out: dict[str, Any] = {"lots": data.sizes["lot"], **dict(data.attrs)}
+    for name in ("f95", "mean", "worst"):
+        values = data[name].values
+        low, high = float(values.min()), float(values.max())
+        own = found[name]
+        inside = None if own is None else bool(low - 1e-9 <= own <= high + 1e-9)
+        out[name] = {"mean": float(values.mean()), "low": low, "high": high, "measured": own, "within": inside}
+    return out

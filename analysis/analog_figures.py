@@ -29,6 +29,8 @@ CELLS = 60
 LEVELS = np.round(np.arange(0.5, 1.005, 0.01), 2)
 COLOURS = ("#009E73", "#0072B2", "#D55E00", "#CC79A7")
 CLASSES = ("#E69F00", "#0072B2")
+#: Colours of broken cells that stand out of `G_PALETTE`.
+BROKEN = CLASS_COLOURS | {CellClass.STUCK_LRS: "#D55E00", CellClass.STUCK_HRS: "#E69F00"}
 G_PALETTE = interp_palette(("#FFFFFF", "#C6DBEF", "#6BAED6", "#2171B5", "#08306B"), 256)
 
 
@@ -157,7 +159,7 @@ def die_map(title: str, g: FloatArray, cell_class: NDArray[np.uint8]) -> Any:
     row, column = np.indices(g.shape)
     broken = cell_class != CellClass.GOOD
     words = ["good" if kind == CellClass.GOOD else CLASS_WORDS[CellClass(int(kind))] for kind in cell_class.ravel()]
-    edge = [CLASS_COLOURS[CellClass(int(kind))] if kind != CellClass.GOOD else "#FFFFFF" for kind in cell_class.ravel()]
+    edge = [BROKEN[CellClass(int(kind))] if kind != CellClass.GOOD else "#FFFFFF" for kind in cell_class.ravel()]
     data = ColumnDataSource({"row": row.ravel(), "column": column.ravel(), "g": 1e6 * g.ravel(), "words": words,
                              "edge": edge, "width": np.where(broken.ravel(), 3.0, 0.5)})  # fmt: skip
     cells = plot.rect("column", "row", 0.9, 0.9, source=data, line_color="edge", line_width="width",

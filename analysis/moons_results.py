@@ -16,7 +16,6 @@ from analysis.lot_results import SURVEY, NothingMeasuredError, _latest, _of_run,
 from analysis.record import COMPUTED, Record
 from mapping.converge import Outcome
 from mapping.die_record import CellClass
-from mapping.transfer_metrics import survivors
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
@@ -183,6 +182,8 @@ def _time(record: Record, protocol: str) -> dict[str, float]:
 
 def metrics(right: BoolArray) -> dict[str, float | None]:
     """f95, mean accuracy and worst point of test points ``[die, point]``."""
+    from mapping.transfer_metrics import survivors  # compiled code: only runs that have such points wait for it
+
     if not right.size:
         return {"f95": None, "mean": None, "worst": None}
     share = right.mean(axis=0)

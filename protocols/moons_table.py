@@ -16,15 +16,20 @@ def show_moons(console: Console, results: MoonsResults, out: Path, json_path: Pa
     """Print the tables, write `report.html` into the lot folder and the JSON file."""
     from analysis.moons_report import write_moons_report
 
-    found = numbers(results)
     report = write_moons_report(results, out / "report.html")
+    print_moons(console, results)
+    if json_path is not None:
+        json_path.write_text(json.dumps(numbers(results), indent=2) + "\n", encoding="utf-8")
+    console.print(f"report: {report.resolve()}", soft_wrap=True, highlight=False)
+
+
+def print_moons(console: Console, results: MoonsResults) -> None:
+    """Print what was found of each die, the four numbers, and how they compare with drawn lots."""
+    found = numbers(results)
     console.print(die_table(results))
     console.print(metrics_table(found))
     for sentence in agreement(found):
         console.print(sentence, soft_wrap=True, highlight=False)
-    if json_path is not None:
-        json_path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    console.print(f"report: {report.resolve()}", soft_wrap=True, highlight=False)
 
 
 def die_table(results: MoonsResults) -> Table:

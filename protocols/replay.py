@@ -18,6 +18,7 @@ import xarray as xr
 from rich.console import Console
 
 from analysis.digest import digest
+from analysis.moons_results import MoonsResults
 from analysis.record import COMPUTED, Record, RecordError, Step
 from analysis.results import LotResults
 from instruments.broker_client import Broker, BrokerError, ReplayError
@@ -25,6 +26,7 @@ from instruments.station import load_station
 from protocols import identity
 from protocols.bench import Bench
 from protocols.catalogue import find
+from protocols.moons_table import print_moons
 from protocols.open_station import describe_station, traffic_file
 from protocols.parameters import parse
 from protocols.progress import RunProgress
@@ -118,6 +120,8 @@ def replay_and_show(folder: Path, run: int | None) -> None:
     found = replay(folder, run, console)
     if isinstance(found.value, LotResults):
         console.print(results_table(found.value))
+    elif isinstance(found.value, MoonsResults):
+        print_moons(console, found.value)
     text = (
         f"run {found.run} ({found.ended}): {found.same} of {found.steps} steps reproduced bit for bit, no station used"
     )

@@ -345,11 +345,16 @@ def classify_points(
 
 
 def errors_of(written: dict[str, xr.Dataset], stuck: FloatArray, dies: list[Die]) -> dict[str, FloatArray]:
-    """Of the dies that were written: known stuck devices (S), and relative errors of the others, ``[die, 2, 32]``."""
+    """Of the dies that were written: stuck devices (S), and relative errors of the others, ``[die, 2, 32]``.
+
+    Stuck are those that were known to be, and those that the last write left alone because an earlier one gave them up.
+    """
     names = [die.name for die in dies]
     known = np.stack([stuck[names.index(name)] for name in written])
-    error = [from_cells((each["achieved"].values / each["target"].values - 1)[0]) for each in written.values()]
-    return {"stuck": known, "error": np.nan_to_num(np.stack(error), nan=0.0, posinf=0.0)}
+    achieved, target = (np.stack([from_cells(each[variable].values[0]) for each in written.values()])
+                        for variable in ("achieved", "target"))  # fmt: skip
+    held = np.where(np.isnan(known) & np.isnan(target), np.nan_to_num(achieved), known)
+    return {"stuck": held, "error": np.nan_to_num(achieved / target - 1, nan=0.0)}
 
 
 def emulate_others(

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ from protocols import tio2_moons as parts
 from protocols.catalogue import lot_of
 from protocols.moon_inference import MoonsOnArray, input_voltages, sigmoid
 
+DIMS = ("kernel", "row", "column")
 GEOMETRY = ArrayGeometry.tiled(rows=8, columns=8, blocks=1, block_rows=8, block_columns=8)
 
 
@@ -148,6 +150,20 @@ def test_a_plan_that_meets_its_targets_fits_as_well_as_the_network():
     assert np.all(plan["fit"].values >= own - 0.03)
     assert float(plan["targets"].min()) >= 20e-6 and float(plan["targets"].max()) <= 500e-6 * (1 + 1e-9)
     assert with_bias(network[:WEIGHTS], network[32]).shape == (33,)
+
+
+def test_errors_are_those_of_cells_that_were_written_and_the_rest_is_stuck():
+    target, achieved = np.full((1, 8, 8), 200e-6), np.full((1, 8, 8), 202e-6)
+    target[0, 0, :2] = np.nan  # the first is known to be stuck, the second was given up
+    achieved[0, 0, :2] = 30e-6, 450e-6
+    known = np.full((1, 8, 8), np.nan)
+    known[0, 0, 0] = 31e-6
+    written = {"c1r1": xr.Dataset({"target": (DIMS, target), "achieved": (DIMS, achieved)})}
+    dies = [SimpleNamespace(name="c0r0"), SimpleNamespace(name="c1r1")]
+    found = parts.errors_of(written, np.stack([np.full((2, WEIGHTS), np.nan), from_cells(known[0])]), dies)
+    stuck, error = to_cells(found["stuck"][0]), to_cells(found["error"][0])
+    assert stuck[0, 0] == 31e-6 and stuck[0, 1] == 450e-6 and np.isnan(stuck).sum() == 62
+    np.testing.assert_allclose(error[np.isnan(stuck)], 0.01)
 
 
 def test_each_protocol_has_its_own_simulated_lot():

@@ -268,8 +268,9 @@ def _write_lot(
 def _write_die(run: Run, how: _How, die: Die, found: AnalogDie, plan: xr.Dataset, moons: Moons) -> xr.Dataset:
     """Write one die, a second time if cells could not be written, and classify with it."""
     result = run.step(write_analog, die, schedule=schedule_of(how, plan, found, plan["targets"].values), found=found)
-    missed = result["outcome"].values > Outcome.REACHED
-    if (missed & found.writable).any():
+    outcome = result["outcome"].values
+    if ((outcome > Outcome.REACHED) & found.writable).any():
+        missed = (outcome > Outcome.REACHED) & (outcome != Outcome.DRIFTED)  # what only drifted is written once more
         found = given_up(found, missed, result["achieved"].values, how.settings)
         targets = made_up(plan["networks"].values.astype(float), plan["scale"].values, from_cells(found.stuck[0]))
         result = run.step(write_analog, die, schedule=schedule_of(how, plan, found, targets), found=found)

@@ -12,7 +12,7 @@ from sim_backends.array.line_kernels import PADDING
 from sim_backends.array.line_method import ends_of, refuse_undetermined
 from sim_backends.array.network_errors import ConvergenceError
 from sim_backends.array.network_problem import Problem, Solution
-from sim_backends.array.scratch import in_threads, line_scratch, newton_scratch
+from sim_backends.array.scratch import in_threads, line_scratch, newton_scratch, one_newton_scratch
 
 STEPS_MAX = 80
 HALVINGS_MAX = 40
@@ -32,7 +32,11 @@ def solve(problem: Problem, cells: bool) -> Solution:
     ConvergenceError
         If the tolerance is not reached.
     """
-    return _Newton(problem).run(cells)
+    newton = _Newton(problem)
+    law = getattr(problem.devices, "sinh_law", None)
+    if law is not None and not newton.floats:
+        return newton.run_compiled(law, cells)
+    return newton.run(cells)
 
 
 class _Newton:
@@ -44,27 +48,22 @@ class _Newton:
         self.wires = np.array([1.0 / problem.lines.r_row, 1.0 / problem.lines.r_column])
         self.ends, self.floats = ends_of(problem)
         self.gated = getattr(problem.devices, "gated", False)
-        shape = (self.count, 2, problem.rows, problem.columns + PADDING)
-        self.state, self.moved = np.zeros((2, *shape))
-        self.step, self.left_over = newton_scratch(*self.size)
+        self.state = np.zeros((self.count, 2, problem.rows, problem.columns + PADDING))
         self.currents = np.zeros((self.count, 4, self.ends.shape[-1]))
-        self.norm, self.rounding, self.largest, self.change = np.zeros((4, self.count))
         if problem.near is not None:
             self.start_near(problem.near)
             problem.near = None  # else every solution would keep all that came before it
 
     def start_near(self, solution: Solution) -> None:
         """Begin with another solution, scaled as the voltages of the terminals are."""
-        if solution.state is None or solution.state[0].shape != self.state.shape:
-            return
-        state, ends = solution.state
-        new, old = self.ends[:, :, 1], ends[:, :, 1]
-        square = np.einsum("psl,psl->p", old, old)
-        scale = np.einsum("psl,psl->p", new, old) / np.where(square > 0, square, 1.0)
-        np.multiply(state, scale[:, None, None, None], out=self.state)
+        if solution.state is not None and solution.state[0].shape == self.state.shape:
+            kernels.scale_state(*solution.state, self.ends, self.state)
 
     def run(self, cells: bool) -> Solution:
         tolerance = self.problem.tolerance
+        self.moved = np.zeros_like(self.state)
+        self.step, self.left_over = newton_scratch(*self.size)
+        self.norm, self.rounding, self.largest, self.change = np.zeros((4, self.count))
         length = np.zeros(self.count)
         v, i, slopes = self.go(length)
         if self.floats:
@@ -93,6 +92,42 @@ class _Newton:
     def balanced(self) -> BoolArray:
         """Whether what is left over is less than the error that is allowed for a terminal current."""
         return self.norm <= self.problem.tolerance * self.largest
+
+    def run_compiled(self, law: tuple[FloatArray, FloatArray], cells: bool) -> Solution:
+        """As `run`, for devices that say that their current is ``g sinh(alpha v) / alpha``, ``[..., row, column]``."""
+        shape, (g, alpha) = (*self.problem.lead, *self.size[1:]), law
+        if g.ndim > 2:
+            g, alpha = (np.ascontiguousarray(np.broadcast_to(x, shape)).reshape(self.size) for x in (g, alpha))
+        else:
+            g, alpha = np.ascontiguousarray(g)[None], np.ascontiguousarray(alpha)[None]
+        v, i = np.empty(self.size), np.empty(self.size)
+        limits = np.array([COARSEST, FINEST, SUFFICIENT, STEPS_MAX, HALVINGS_MAX], dtype=np.float64)
+
+        def some(part: slice) -> None:
+            own = slice(None) if len(g) == 1 else part
+            step, moved, left_over = one_newton_scratch(*self.size[1:])
+            failed = kernels.solve_sinh(
+                g[own],
+                alpha[own],
+                self.wires,
+                self.ends[part],
+                self.state[part],
+                self.problem.tolerance,
+                limits,
+                cells,
+                v[part],
+                i[part],
+                self.currents[part],
+                step,
+                moved,
+                left_over,
+                *line_scratch(*self.size[1:]),
+            )
+            if failed >= 0:
+                raise ConvergenceError(f"network {part.start + failed}: Newton's method did not settle")
+
+        in_threads(some, self.count, self.size[1] * self.size[2])
+        return self.solution(v if cells else None, i if cells else None)
 
     def held(self) -> BoolArray:
         """Whether cell voltages are exact too, as far as the resistance of lines that all have a source tells."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from sim_backends.array.devices.conduction_kernels import sinh_current
 from sim_backends.array.line_kernels import (
     BOTTOM,
     COMPILED,
@@ -58,6 +59,24 @@ def move(ends: Any, state: Any, step: Any, length: Any, moved: Any, v_cell: Any)
                 new_y[j] = y[j] + part * dy[j]
                 new_x[j] = x[j] + part * dx[j]
                 v[j] = (row - column_ref[j]) + (new_y[j] - new_x[j])
+
+
+@njit(**COMPILED)
+def scale_state(old: Any, old_ends: Any, ends: Any, state: Any) -> None:
+    """Begin with the state of other problems, each scaled as the voltages of its terminals are (least squares)."""
+    for problem in range(state.shape[0]):
+        product, square = 0.0, 0.0
+        for side in range(4):
+            for line in range(ends.shape[3]):
+                v = old_ends[problem, side, 1, line]
+                product += v * ends[problem, side, 1, line]
+                square += v * v
+        scale = product / square if square > 0.0 else 0.0
+        for node in range(2):
+            for row in range(state.shape[2]):
+                was, now = old[problem, node, row], state[problem, node, row]
+                for column in range(now.size):
+                    now[column] = scale * was[column]
 
 
 @njit(**COMPILED)
@@ -393,3 +412,116 @@ def _terminals_of_state(state: Any, tips: Any, heads: Any) -> None:
         tips[0, i], tips[1, i] = state[0, i, 0], state[0, i, columns - 1]
     for j in range(columns):
         heads[0, j], heads[1, j] = state[1, 0, j], state[1, rows - 1, j]
+
+
+@njit(**COMPILED)
+def solve_sinh(
+    g: Any,
+    alpha: Any,
+    wires: Any,
+    ends: Any,
+    state: Any,
+    tolerance: float,
+    limits: Any,
+    cells: bool,
+    v: Any,
+    i: Any,
+    currents: Any,
+    step: Any,
+    moved: Any,
+    left_over: Any,
+    inverse_rows: Any,
+    inverse_columns: Any,
+    work: Any,
+    block: Any,
+) -> int:
+    """Newton's method for ``I = g sinh(alpha V) / alpha`` from beginning to end, problem by problem.
+
+    The same steps and the same tests as `sim_backends.array.newton` takes for any device, without leaving compiled
+    code: of a network of 64 x 64, the way there and back costs as much as the arithmetic.
+
+    Parameters
+    ----------
+    g, alpha
+        ``[problem, row, column]`` (S, 1/V), or one for all.
+    state
+        To start with, and what was found.
+    limits
+        Coarsest and finest reduction, sufficient part of a decrease, most steps, most halvings.
+    cells
+        Whether cell voltages must be exact too.
+    v, i, currents
+        Get voltages and currents of all cells, and the terminal currents.
+    step, moved, left_over, inverse_rows, inverse_columns, work, block
+        Memory to work in, of one problem.
+
+    Returns
+    -------
+    int
+        The first problem that did not settle, or -1.
+    """
+    rows, columns = v.shape[1:]
+    slope = np.empty((1, rows, columns))
+    norm, rounding, largest, change, before = np.empty(1), np.empty(1), np.empty(1), np.empty(1), np.empty(1)
+    length, reduction, span, resistance, violated = np.empty(1), np.empty(1), np.empty(1), np.empty(1), np.empty(1)
+    active, done = np.empty(1, np.bool_), np.empty(1, np.bool_)
+    for problem in range(v.shape[0]):
+        some = slice(problem, problem + 1)
+        end, s, v_p, i_p, found = ends[some], state[some], v[some], i[some], currents[some]
+        g_p, alpha_p = g[min(problem, g.shape[0] - 1)], alpha[min(problem, alpha.shape[0] - 1)]
+        voltage_scales(end, wires, rows, columns, span, resistance)
+        exact = tolerance * span[0] / resistance[0]  # violation below which cell voltages are exact too
+        step[:] = 0.0
+        length[0], before[0], moved_before = 0.0, np.inf, np.inf
+        move(end, s, step, length, moved, v_p)
+        sinh_current(v_p[0], g_p, alpha_p, i_p[0], slope[0])
+        residuals(wires, end, i_p, moved, left_over, norm, rounding, found, largest)
+        active[0] = not norm[0] <= tolerance * largest[0] or (cells and not norm[0] <= exact)
+        for _ in range(int(limits[3])):
+            if not active[0]:
+                break
+            plan_step(norm, largest, tolerance, limits[0], limits[1], reduction)
+            if corrections(
+                slope,
+                active,
+                wires,
+                end,
+                left_over,
+                reduction,
+                step,
+                change,
+                inverse_rows,
+                inverse_columns,
+                work,
+                block,
+            ) >= 0:  # fmt: skip
+                return problem
+            length[0], violated[0] = 1.0, norm[0]
+            for _ in range(int(limits[4])):
+                move(end, s, step, length, moved, v_p)
+                sinh_current(v_p[0], g_p, alpha_p, i_p[0], slope[0])
+                residuals(wires, end, i_p, moved, left_over, norm, rounding, found, largest)
+                if not shorten(active, violated, norm, rounding, largest, tolerance, limits[2], length):
+                    break
+            s[:] = moved
+            settle(length, change, before, norm, largest, tolerance, done)
+            if cells and not norm[0] <= exact:
+                went = _largest_move(step[0], columns)
+                to_come = went * min(went / moved_before, 1.0) if 0.0 < moved_before < np.inf else went
+                whole = length[0] == 1.0
+                done[0] = done[0] and whole and to_come <= 0.1 * tolerance * span[0]
+                moved_before = went if whole else np.inf
+            active[0] = not done[0]
+        if active[0]:
+            return problem
+    return -1
+
+
+@njit(**COMPILED)
+def _largest_move(step: Any, columns: int) -> float:
+    """Largest change of a cell voltage by a step ``[2, row, column + padding]`` (V)."""
+    largest = 0.0
+    for row in range(step.shape[1]):
+        for column in range(columns):
+            largest = max(largest, abs(step[0, row, column] - step[1, row, column]))
+    return largest

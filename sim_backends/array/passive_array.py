@@ -146,8 +146,12 @@ class PassiveArray:
         g = (solution.i_bottom + solution.i_top) / v_read
         if rng is None:
             return g
-        noise = np.broadcast_to(self.devices.read_noise(), np.broadcast_shapes(self.shape, (*rows.shape, 1)))
-        of_row = np.take_along_axis(noise, np.argmax(rows, axis=-1)[..., None, None], axis=-2)[..., 0, :]
+        noise, row = self.devices.read_noise(), np.argmax(rows, axis=-1)
+        if rows.ndim == 1 and noise.ndim == 2:
+            of_row = noise[row]
+        else:
+            noise = np.broadcast_to(noise, np.broadcast_shapes(self.shape, (*rows.shape, 1)))
+            of_row = np.take_along_axis(noise, row[..., None, None], axis=-2)[..., 0, :]
         noisy: FloatArray = g * (1 + of_row * rng.standard_normal(g.shape))
         return noisy
 

@@ -48,6 +48,16 @@ def newton_scratch(count: int, rows: int, columns: int) -> tuple[FloatArray, Flo
     return step, left_over
 
 
+def one_newton_scratch(rows: int, columns: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Step, trial state and residual of one problem, ``[1, 2, row, column + padding]``; as `line_scratch`."""
+    shape = (1, 2, rows, columns + PADDING)
+    if getattr(_kept, "one_shape", None) != shape:
+        _kept.one_shape = shape
+        _kept.one = tuple(np.zeros((3, *shape)))
+    step, moved, left_over = _kept.one
+    return step, moved, left_over
+
+
 def in_threads(work: Callable[[slice], None], count: int, size: int) -> None:
     """Do `work` on slices of `count` problems of so many cells, in as many threads as pay."""
     threads = 1 if count == 1 else min(_cores(), count, count * size // WORTH_A_THREAD)

@@ -115,6 +115,11 @@ class Sinh:
         return self.g.shape
 
     @property
+    def sinh_law(self) -> tuple[FloatArray, FloatArray]:
+        """`g` and `alpha` ``[..., row, column]``: tells the solver that this is the law."""
+        return self.g, np.broadcast_to(self.alpha, self.g.shape)
+
+    @property
     def low_field(self) -> FloatArray:
         """Conductance at zero voltage (S), ``[..., row, column]``."""
         return self.g

@@ -210,6 +210,11 @@ class TiO2Devices:
         }
 
     @property
+    def sinh_law(self) -> tuple[FloatArray, FloatArray]:
+        """Conductance at zero voltage (S) and beta (1/V), ``[..., row, column]``: tells the solver the law."""
+        return self.low_field, self._beta
+
+    @property
     def low_field(self) -> FloatArray:
         """Conductance at zero voltage (S), ``[..., row, column]``: 1 % below that at the read voltage."""
         return self.g * self._low_field_share

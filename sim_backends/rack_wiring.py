@@ -424,18 +424,13 @@ class _Circuit:
 
     def _limit(self, v: FloatArray, into: FloatArray, limited: set[int]) -> bool:
         """Turn sources over that are beyond a limit, or no longer; whether there were any."""
-        turned = False
+        turned = self._limit_worst(into, limited)
         for at, name in enumerate(self._driver):
             if name is None:
                 continue
             output = self._outputs[name]
             if output.current is None:
-                if at in self._held and abs(into[at]) > output.limit * (1 + 1e-9):
-                    self._given[at] = math.copysign(output.limit, into[at])
-                    del self._held[at]
-                    limited.add(at)
-                    turned = True
-                elif at in limited and (output.voltage - v[at]) * self._given[at] < 0:
+                if not turned and at in limited and (output.voltage - v[at]) * self._given[at] < 0:
                     self._held[at] = output.voltage
                     del self._given[at]
                     limited.discard(at)
@@ -444,6 +439,26 @@ class _Circuit:
                 self._hold_at_compliance(at, limited)
                 turned = True
         return turned
+
+    def _limit_worst(self, into: FloatArray, limited: set[int]) -> bool:
+        """Limit the current of the source that is furthest beyond its limit; whether one was.
+
+        One at a time: of two units in series the one with the lower limit gives it, the other one holds its voltage.
+        """
+        outputs = {at: self._outputs[self._driver[at] or GROUND] for at in self._held}
+        beyond = {at: abs(into[at]) / output.limit for at, output in outputs.items() if output.current is None}
+        worst = max(beyond, key=lambda at: beyond[at], default=-1)
+        if worst < 0 or not beyond[worst] > 1 + 10 * _SETTLED:
+            return False
+        self._given[worst] = math.copysign(outputs[worst].limit, into[worst])
+        del self._held[worst]
+        if not self._held and not self._soft and limited:  # some net must say where zero is
+            again = max(limited, key=lambda at: self._outputs[self._driver[at] or GROUND].limit)
+            self._held[again] = self._outputs[self._driver[again] or GROUND].voltage
+            self._given.pop(again)
+            limited.discard(again)
+        limited.add(worst)
+        return True
 
     def _hold_at_compliance(self, at: int, limited: set[int]) -> None:
         output = self._outputs[self._driver[at] or GROUND]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sim_backends.array.devices.interface import BoolArray, FloatArray
 from sim_backends.array.direct import DirectNetwork, DirectSolution
+from sim_backends.array.line_kernels import NOTHING
 from sim_backends.array.line_method import sets_of
 from sim_backends.array.network_errors import ConvergenceError
 from sim_backends.array.network_problem import BOTTOM, LEFT, RIGHT, SIDES, TOP, Problem, Solution, bad_cell
@@ -82,7 +83,8 @@ class _Group:
         self, problem: Problem, members: Indices, voltages: list[FloatArray | None], connected: list[BoolArray | None]
     ) -> None:
         self.members = members
-        self.voltages = [None if v is None else np.where(np.isnan(v), 0.0, v)[members] for v in voltages]
+        # NaN is not connected; of voltages next to nothing the currents would lose their digits to underflow
+        self.voltages = [None if v is None else np.where(np.abs(v) > NOTHING, v, 0.0)[members] for v in voltages]
         resistance = []
         for side, there in zip(problem.sides, connected, strict=True):
             if side is None or there is None:

@@ -32,6 +32,7 @@ LANES = 64  # lines that are swept together
 PADDING = 8
 ITERATIONS_MAX = 1000
 BAD_CELL, NO_PROGRESS = -1, -2
+NOTHING = 1e-200  # V; currents of smaller voltages would lose their digits to underflow
 
 FAST = {"contract", "reassoc", "arcp", "nsz"}  # NaN and infinity keep their meaning
 COMPILED: dict[str, Any] = {"fastmath": FAST, "nogil": True, "cache": True, "error_model": "numpy"}
@@ -52,7 +53,7 @@ def connect(ends: Any, side: int, voltage: Any, g: float) -> tuple[bool, int]:
             v = voltage[problem, line]
             if v - v == 0.0:
                 ends[problem, side, 0, line] = g
-                ends[problem, side, 1, line] = v
+                ends[problem, side, 1, line] = v if abs(v) > NOTHING else 0.0
             elif v != v:
                 everywhere = False
             else:

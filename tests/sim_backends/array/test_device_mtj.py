@@ -77,9 +77,9 @@ def test_any_junction_and_selector_balance(r_p, tmr, r_selector, v):
     assert v / (r_p * (1 + tmr) + r_selector) * (1 - 1e-12) <= i <= v / (r_p + r_selector) * (1 + 1e-12)
     v_junction = v - r_selector * i
     lost = 1e-15 * v / max(v_junction, 1e-300)  # digits of the difference
-    if lost < 1e-9:
+    if lost < 1e-10:
         expected = v_junction / (r_p * (1 + tmr / (1 + (v_junction / V_HALF) ** 2)))
-        assert i == pytest.approx(expected, rel=1e-11 + 10 * lost)
+        assert i == pytest.approx(expected, rel=1e-11 + 100 * lost)  # the current itself is good to 1e-13
 
 
 @given(st.floats(1e-3, 2.0), st.floats(1.001, 1.5))

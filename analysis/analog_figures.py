@@ -13,8 +13,8 @@ from bokeh.models.annotations import ColorBar, Span
 from bokeh.palettes import interp_palette
 from numpy.typing import NDArray
 
+from analysis.analog_results import CLASS_WORDS
 from analysis.figures import CLASS_COLOURS, FAINT, INK, _legend, _plot
-from analysis.moons_results import CLASS_WORDS
 from analysis.transfer_curves import SPREAD_PALETTE, SPREAD_TOP
 from mapping.converge import Outcome
 from mapping.die_record import CellClass

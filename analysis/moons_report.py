@@ -14,7 +14,8 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from analysis import analog_figures as drawn
-from analysis.moons_results import MoonsResults, Written, defects, numbers, programming
+from analysis.analog_results import defects, programming
+from analysis.moons_results import MoonsResults, Written, numbers
 from analysis.table import duration
 
 FloatArray = NDArray[np.float64]
@@ -139,7 +140,7 @@ def die_rows(results: MoonsResults) -> list[list[str]]:
         cells = ", ".join(f"{count} {name}" for name, count in broken["cells"].items()) or "-"
         row = [die, cells, ", ".join(broken["lines"]) or "-"]
         if die in done:
-            took = programming([done[die]])
+            took = programming([done[die].writes])
             row += [f"{took['within_tolerance']:.1%}", str(took["gave_up"]), str(took["passes"])]
             row += [f"{took['pulses_per_cell']:.1f}", f"{done[die].right.mean():.1%}"]
         else:

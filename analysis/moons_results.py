@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,33 +9,22 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from analysis.analog_results import MEASURE, WRITE, defects, programming, times
 from analysis.lot_results import SURVEY, NothingMeasuredError, _latest, _of_run, _provenance
-from analysis.record import COMPUTED, Record
-from mapping.converge import Outcome
-from mapping.die_record import CellClass
+from analysis.record import Record
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
 
 PROTOCOL = "tio2-moons"
 #: The step functions and computations that a lot leaves in its record.
-MEASURE = "protocols.characterise_analog.measure_analog"
-WRITE = "protocols.analog_write.write_analog"
 CLASSIFY = "protocols.tio2_moons.classify_points"
 TRAIN = "protocols.tio2_moons.train_networks"
 PLAN = "protocols.tio2_moons.plan_dies"
 OTHERS = "protocols.tio2_moons.emulate_others"
 MONTE_CARLO = "protocols.tio2_moons.monte_carlo"
-
-#: Words for what is broken on a die of analog cells.
-CLASS_WORDS = {
-    CellClass.SHORT: "short",
-    CellClass.OPEN: "open",
-    CellClass.STUCK_LRS: "stuck LRS",
-    CellClass.STUCK_HRS: "stuck HRS",
-    CellClass.WEAK: "weak",
-    CellClass.DEAD_LINE: "on a dead line",
-}
+#: Kinds of work that its time is told of.
+KINDS = {"measuring_s": (MEASURE,), "training_s": (TRAIN, PLAN), "writing_s": (WRITE,), "classifying_s": (CLASSIFY,)}
 
 #: What this protocol takes for granted; the report says so.
 ASSUMED = (
@@ -144,7 +130,7 @@ def moons_results(record: Record, protocol: str = PROTOCOL) -> MoonsResults:
         label=np.zeros(0, np.int64) if trained is None else trained["label"].values,
         seed=int(run["provenance"]["seed"]),
         data="" if trained is None else str(trained.attrs["data"]),
-        time=_time(record, protocol),
+        time=times(record, protocol, KINDS),
         provenance=_provenance(run, survey[""][-1]),
     )
 
@@ -158,26 +144,6 @@ def _others(data: xr.Dataset | None, dies: int) -> dict[str, BoolArray]:
     if data is None or data.sizes["die"] != dies:
         return {}
     return {str(name): data["right"].sel(network=name).values.astype(bool) for name in data["network"].values}
-
-
-def _time(record: Record, protocol: str) -> dict[str, float]:
-    """Time of all runs of this history, and of its kinds of work (s)."""
-    ours = {run["id"] for run in record.runs() if run["protocol"] == protocol}
-    times = [event["data"] for event in record.events("time") if event["run"] in ours]
-    steps = [row.step for row in record.steps() if row.protocol == protocol]
-
-    def spent(*functions: str) -> float:
-        return sum(step.ended - step.started for step in steps if step.function in functions)
-
-    return {
-        "wall_s": sum(each["wall_s"] for each in times),
-        "station_s": sum(each["station_s"] for each in times),
-        "measuring_s": spent(MEASURE),
-        "training_s": spent(TRAIN, PLAN),
-        "writing_s": spent(WRITE),
-        "classifying_s": spent(CLASSIFY),
-        "computing_s": sum(step.ended - step.started for step in steps if step.die == COMPUTED),
-    }
 
 
 def metrics(right: BoolArray) -> dict[str, float | None]:
@@ -213,7 +179,7 @@ def numbers(results: MoonsResults) -> dict[str, Any]:
         "by_map": by_map,
         "others": {name: metrics(right) for name, right in results.others.items()},
         "monte_carlo": _monte_carlo(results),
-        "programming": programming(results.of_dies),
+        "programming": programming(each.writes for each in results.of_dies),
         "defects": {die: defects(data) for die, data in results.measured.items()},
         "time": dict(results.time),
         "seed": results.seed,
@@ -234,46 +200,6 @@ def _why(results: MoonsResults, die: str) -> str:
     if die in results.fit and results.fit[die] < 1:
         return f"on paper its network gets {results.fit[die]:.0%} of the training points right"
     return "was not reached"
-
-
-def programming(dies: Iterable[Written]) -> dict[str, Any]:
-    """What writing took and how it ended, over all dies: shares are of the healthy cells."""
-    dies = list(dies)
-    last = [each.writes[-1] for each in dies]
-    healthy = sum(data.attrs["healthy"] for data in last)
-    within = sum(data.attrs["within_tolerance"] * data.attrs["healthy"] for data in last)
-    pulses = sum(int(data["pulses"].sum()) for each in dies for data in each.writes)
-    reasons: Counter[str] = Counter()
-    for each in dies:
-        for data in each.writes:
-            reasons.update(json.loads(data.attrs["reasons"]))
-    cells = sum(each.writes[0].attrs["healthy"] for each in dies)
-    gave_up = sum(_gave_up(each) for each in dies)
-    return {
-        "cells": cells,
-        "within_tolerance": (within / cells) if cells else None,
-        "within_tolerance_second_round": (within / healthy) if healthy else None,
-        "pulses_per_cell": pulses / cells if cells else None,
-        "gave_up": gave_up,
-        "reasons": dict(reasons),
-        "passes": max((sum(data.attrs["passes"] for data in each.writes) for each in dies), default=0),
-        "mean_error": float(np.mean([data.attrs["mean_error"] for data in last])) if last else None,
-        "second_rounds": sum(len(each.writes) > 1 for each in dies),
-    }
-
-
-def _gave_up(each: Written) -> int:
-    """Cells taken for healthy before the first write that are not within tolerance after the last one."""
-    held = each.writes[-1]["outcome"].values == Outcome.REACHED
-    return int(each.writes[0].attrs["healthy"] - np.count_nonzero(held))
-
-
-def defects(data: xr.Dataset) -> dict[str, Any]:
-    """What was found broken on a die: cells of each class, and dead lines in words."""
-    classes = data["cell_class"].values
-    count = {words: int(np.count_nonzero(classes == kind)) for kind, words in CLASS_WORDS.items()}
-    lines = [f"{kind} {index}" for kind, _, index in json.loads(data.attrs["line_faults"])]
-    return {"cells": {name: number for name, number in count.items() if number}, "lines": lines}
 
 
 def _monte_carlo(results: MoonsResults) -> dict[str, Any] | None:

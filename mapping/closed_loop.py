@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
+from mapping.conductance_targets import READ_NOISE
 from mapping.differential_pairs import (
     DEVICES,
     HIDDEN,
@@ -46,8 +47,6 @@ Float32Array = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
-READ_NOISE = 0.002
-"""Relative error of a reading of a stuck cell: the laboratory's law at 10 kOhm (0.1 % at 2 kOhm)."""
 MISSED = 0.02
 """What a weight may miss, in units of its scale: as much as the tuning imprecision of its two devices."""
 FINE_TUNING = Recipe(tuning=True, drift=True, epochs=60, rate=0.03, rate_end=0.01, parts=4)

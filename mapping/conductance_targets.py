@@ -16,8 +16,28 @@ BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
 
 
+#: Relative noise of one reading, where nothing was measured yet: the laboratory's law at 10 kOhm (0.1 % at 2 kOhm).
+READ_NOISE = 0.002
+
+
 class TargetError(ValueError):
     """A target, a setting and a die do not go together; the message names the cell, and what to change."""
+
+
+def check_tolerance(tolerance: float, averages: int) -> None:
+    """Refuse a tolerance that no reading can hold, before a die is known: its own noise is looked at by `check`.
+
+    Raises
+    ------
+    TargetError
+        With the smallest tolerance.
+    """
+    least = READ_NOISE / np.sqrt(averages)
+    if not least <= tolerance < 0.5:  # written so that NaN is refused
+        raise TargetError(
+            f"tolerance {tolerance:g}: below {least:.2g} it is less than the noise of a read with {averages} averages, "
+            "and half of a target is no tolerance; give something between, such as 0.01"
+        )
 
 
 @dataclass(frozen=True, eq=False)

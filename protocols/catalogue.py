@@ -14,10 +14,11 @@ SHIPPED = {
     "mtj-mnist": "protocols.mtj_mnist:mtj_mnist",
     "program": "protocols.program_lot:program_lot",
     "tio2-moons": "protocols.tio2_moons:tio2_moons",
+    "grey-picture": "protocols.grey_picture:grey_picture",
 }
 
 #: Lot of the simulated station of a protocol, where it is not `LOT`.
-LOTS = {"tio2-moons": "tio2-8x8@rack"}
+LOTS = {"tio2-moons": "tio2-8x8@rack", "grey-picture": "tio2-64x64"}
 LOT = "mtj"
 
 

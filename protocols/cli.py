@@ -9,6 +9,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from protocols.catalogue import SHIPPED
 from protocols.user_errors import for_the_user
 
 app = typer.Typer(
@@ -50,7 +51,7 @@ Settings = Annotated[
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def run(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Protocol: mtj-mnist, tio2-moons, program, or my_script.py:my_protocol")],
+    name: Annotated[str, typer.Argument(help=f"Protocol: {', '.join(SHIPPED)}, or my_script.py:my_protocol")],
     station: StationFile = None,
     lot: ProtocolLot = None,
     dies: Dies = None,

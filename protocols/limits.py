@@ -10,6 +10,10 @@ from mapping.converge import ConvergeToTarget
 from mapping.schedule import PulseSettings
 
 
+class SettingError(ValueError):
+    """A parameter of the run makes no sense; the message names it, and what does."""
+
+
 def check_read_voltage(survey: xr.Dataset, v_read: float) -> None:
     """Refuse a read voltage that the tester would refuse, or that its converter cannot tell from nothing.
 
@@ -50,6 +54,24 @@ def check_pulses(survey: xr.Dataset, pulse: PulseSettings) -> None:
                 f"pulses to {'AP' if state == AP else 'P'} go up to {strongest:g} V, this station fires "
                 f"{limits['v_min']:g} V to {limits['v_max']:g} V; see pulse_limit in the station file"
             )
+
+
+def check_scheme(survey: xr.Dataset, scheme: str) -> None:
+    """Refuse to write passive cells by a bias scheme that the tester does not have, or cells that have gates.
+
+    Raises
+    ------
+    LimitError
+        With the schemes that there are.
+    """
+    there = survey.attrs["schemes"]
+    if scheme not in there:
+        has = (
+            f"it has {', '.join(there)}" if there else f"its cells ({survey.attrs['cell']}) have gates, which need none"
+        )
+        raise LimitError(
+            f"bias scheme {scheme!r}: this station does not have it; {has}. Choose another --scheme or lot"
+        )
 
 
 def check_caps(survey: xr.Dataset, settings: ConvergeToTarget) -> None:

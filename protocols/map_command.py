@@ -14,6 +14,7 @@ from rich.console import Console
 from analysis.lot_results import MEASURE
 from analysis.record import Record
 from mapping.analog_die import AnalogDie
+from mapping.conductance_targets import check_tolerance
 from mapping.converge import ARRAY, ConvergeToTarget
 from mapping.die_record import DieRecord
 from mapping.differential_pairs import MAPS
@@ -136,9 +137,10 @@ def settings_with(*, tolerance: float, cap: float | None) -> ConvergeToTarget:
 
     Raises
     ------
-    MapError
-        If that leaves nothing to fire.
+    MapError, TargetError
+        If that leaves nothing to fire, or asks for more than a read can tell.
     """
+    check_tolerance(tolerance, ARRAY.averages)
     try:
         settings = replace(ARRAY, tolerance=tolerance)
         if cap is None:

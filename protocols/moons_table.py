@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from analysis.moons_results import MoonsResults, defects, numbers, programming
+from analysis.analog_results import defects, programming
+from analysis.moons_results import MoonsResults, numbers
 
 
 def show_moons(console: Console, results: MoonsResults, out: Path, json_path: Path | None) -> None:
@@ -42,7 +43,7 @@ def die_table(results: MoonsResults) -> Table:
         if die not in done:
             table.add_row(die, said, "not written", *["-"] * 5)
             continue
-        each, took = done[die], programming([done[die]])
+        each, took = done[die], programming([done[die].writes])
         accuracies = f"{each.right.mean():.1%}", f"{each.right_map.mean():.1%}"
         counts = str(took["gave_up"]), str(took["passes"]), f"{took['pulses_per_cell']:.1f}"
         table.add_row(die, said, f"{took['within_tolerance']:.1%}", *counts, *accuracies)

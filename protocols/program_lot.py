@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from rich.table import Table
 
 from mapping.analog_die import AnalogDie
 from mapping.analog_schedule import FORMAT as ANALOG
 from mapping.analog_schedule import AnalogSchedule
-from mapping.conductance_targets import TargetError
+from mapping.conductance_targets import TargetError, check_tolerance
 from mapping.die_record import DieRecord
 from mapping.schedule import WriteSchedule
 from mapping.schedule_file import format_of
@@ -17,7 +18,7 @@ from protocols.analog_write import write_analog
 from protocols.bench import Die
 from protocols.characterise import WRITE, check_contact, measure_states
 from protocols.characterise_analog import PROBE, measure_analog, within_caps
-from protocols.limits import check_caps, check_pulses, check_read_voltage
+from protocols.limits import check_caps, check_pulses, check_read_voltage, check_scheme
 from protocols.run import Run, protocol
 from protocols.write_verify import program
 
@@ -72,19 +73,22 @@ def _program_analog_lot(run: Run, plan: AnalogSchedule, name: str) -> Table:
     """As `program_lot`, for conductances."""
     check_geometry(run, plan)
     check_read_voltage(run.survey(), plan.settings.v_read)
+    check_scheme(run.survey(), plan.scheme)
     check_caps(run.survey(), plan.settings)
+    check_tolerance(float(np.nanmin(plan.targets.tolerance[plan.targets.wanted])), plan.settings.averages)
     columns = ("die", "verdict", "cells", "in tolerance", "mean error", "gave up", "passes", "pulses a cell")
-    table = Table(*columns, title=name)
+    table, said = Table(*columns, title=name), list[str]()
     for die in run.dies():
         row = [die.name, "could not be done"]
         with run.attempt(die):
-            row = _program_analog_die(run, die, plan)
+            row = _program_analog_die(run, die, plan, said)
         table.add_row(*row)
+    table.caption, table.caption_justify = "\n".join(said) or None, "left"
     return table
 
 
-def _program_analog_die(run: Run, die: Die, plan: AnalogSchedule) -> list[str]:
-    """The steps of one die, and its row of the table."""
+def _program_analog_die(run: Run, die: Die, plan: AnalogSchedule, said: list[str]) -> list[str]:
+    """The steps of one die, and its row of the table; what there is to say beside it is appended."""
     if run.step(check_contact, die).attrs["verdict"] != "pass":
         return [die.name, "no contact"]
     probe = within_caps(PROBE, plan.settings)
@@ -96,7 +100,8 @@ def _program_analog_die(run: Run, die: Die, plan: AnalogSchedule) -> list[str]:
         plan.targets.check(plan.settings, measured)
     except TargetError as error:
         run.verdict(die, "fail", reason=str(error))
-        return [die.name, str(error)]
+        said.append(f"{die.name}: {error}")
+        return [die.name, "not written"]
     a = run.step(write_analog, die, schedule=plan, found=measured).attrs
     shares = f"{a['within_tolerance']:.1%}", f"{a['mean_error']:.2%}"
     counts = str(a["gave_up"]), str(a["passes"]), f"{a['pulses_per_cell']:.1f}"

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from analysis.digest import digest
 from analysis.moons_results import MoonsResults
+from analysis.picture_results import PictureResults
 from analysis.record import COMPUTED, Record, RecordError, Step
 from analysis.results import LotResults
 from instruments.broker_client import Broker, BrokerError, ReplayError
@@ -29,6 +30,7 @@ from protocols.catalogue import find
 from protocols.moons_table import print_moons
 from protocols.open_station import describe_station, traffic_file
 from protocols.parameters import parse
+from protocols.picture_table import print_picture
 from protocols.progress import RunProgress
 from protocols.provenance import in_folder_of
 from protocols.run import Run
@@ -122,6 +124,8 @@ def replay_and_show(folder: Path, run: int | None) -> None:
         console.print(results_table(found.value))
     elif isinstance(found.value, MoonsResults):
         print_moons(console, found.value)
+    elif isinstance(found.value, PictureResults):
+        print_picture(console, found.value)
     text = (
         f"run {found.run} ({found.ended}): {found.same} of {found.steps} steps reproduced bit for bit, no station used"
     )

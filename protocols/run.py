@@ -418,6 +418,8 @@ def _survey(bench: Bench, die: None) -> xr.Dataset:
         "chuck_temperature": bench.prober.chuck_temperature(),
         "geometry": geometry,
         "limits": {name: getattr(capabilities, name) for name in ("v_min", "v_max", "v_read_max", "dac_lsb")},
+        "cell": capabilities.cell,
+        "schemes": list(capabilities.schemes),
     }
     return xr.Dataset({"sites": (("die", "axis"), np.asarray(sites, np.int64))}, attrs=attrs)
 

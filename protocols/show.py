@@ -14,12 +14,15 @@ from rich.table import Table
 
 from analysis.moons_results import PROTOCOL as MOONS
 from analysis.moons_results import MoonsResults, moons_results
+from analysis.picture_results import PROTOCOL as PICTURE
+from analysis.picture_results import PictureResults, picture_results
 from analysis.record import Record
 from analysis.results import LotResults
 from instruments.roles import InstrumentError
 from protocols.execute import execute
 from protocols.moons_table import show_moons
 from protocols.open_station import LEASE
+from protocols.picture_table import show_picture
 from protocols.selection import RunSettings
 
 #: Exit status of a run that was stopped or aborted by Ctrl-C and can be gone on with; the shell's number for that.
@@ -60,6 +63,8 @@ def run_and_show(
         show_lot(console, value, out, json_path)
     elif isinstance(value, MoonsResults):
         show_moons(console, value, out, json_path)
+    elif isinstance(value, PictureResults):
+        show_picture(console, value, out, json_path)
     elif value is not None:
         console.print(value)
     console.print(f"record: {out.resolve()}", soft_wrap=True, highlight=False)
@@ -90,6 +95,8 @@ def show_record(folder: Path, json_path: Path | None) -> None:
         runs = record.runs()
         if runs and runs[-1]["protocol"] == MOONS:
             show_moons(Console(), moons_results(record), folder, json_path)
+        elif runs and runs[-1]["protocol"] == PICTURE:
+            show_picture(Console(), picture_results(record), folder, json_path)
         else:
             show_lot(Console(), lot_results(record), folder, json_path)
 

@@ -22,8 +22,8 @@ from analysis.record import Record
 from mapping import closed_loop, written_dies
 from mapping.analog_die import AnalogDie
 from mapping.analog_schedule import AnalogSchedule, Parallel, build_analog_schedule
-from mapping.closed_loop import READ_NOISE, DiePlan, Measures, fitted_bias
-from mapping.conductance_targets import ConductanceTargets
+from mapping.closed_loop import DiePlan, Measures, fitted_bias
+from mapping.conductance_targets import READ_NOISE, ConductanceTargets, check_tolerance
 from mapping.converge import ARRAY, ConvergeToTarget, Outcome
 from mapping.die_record import CellClass
 from mapping.differential_pairs import PHYSICAL, SHAPE, WEIGHTS, from_cells, per_weight, scales, to_cells
@@ -36,7 +36,7 @@ from protocols.analog_write import read_everything, write_analog
 from protocols.bench import Bench, Die
 from protocols.characterise import check_contact
 from protocols.characterise_analog import PROBE, measure_analog, within_caps
-from protocols.limits import check_caps, check_read_voltage
+from protocols.limits import SettingError, check_caps, check_read_voltage, check_scheme
 from protocols.moon_inference import MoonsOnArray
 from protocols.planned import planned_as
 from protocols.run import Run, protocol
@@ -57,10 +57,6 @@ MONTE_CARLO_LOTS = 20
 PULSES_AT_LOWER_CAP = 30
 #: Averages of a product.
 AVERAGES = 8
-
-
-class SettingError(ValueError):
-    """A parameter of the run is out of range."""
 
 
 @protocol
@@ -98,6 +94,7 @@ def tio2_moons(
     check_fit(geometry)
     settings = settings_within(run.survey().attrs["limits"], tolerance)
     check_read_voltage(run.survey(), settings.v_read)
+    check_scheme(run.survey(), scheme)
     check_caps(run.survey(), settings)
     how = _How(settings, scheme, "line" if parallel == "line" else "cell", averages)
     dies, found = _measure_lot(run, how)
@@ -117,15 +114,10 @@ def tio2_moons(
 
 
 def check_settings(epochs: int, tolerance: float, averages: int, parallel: str) -> None:
-    """Raise `SettingError` for a parameter that makes no sense, naming it."""
+    """Raise `SettingError` or `TargetError` for a parameter that makes no sense, naming it."""
     if epochs < 1:
         raise SettingError(f"epochs {epochs}: at least 1 is needed; {EPOCHS} are the default")
-    least = READ_NOISE / np.sqrt(ARRAY.averages)
-    if not least <= tolerance < 0.5:
-        raise SettingError(
-            f"tolerance {tolerance:g}: below {least:.2g} it is less than the noise of a read with {ARRAY.averages} "
-            "averages, and half of a target is no tolerance; give something between, such as 0.01"
-        )
+    check_tolerance(tolerance, ARRAY.averages)
     if averages < 1:
         raise SettingError(f"averages {averages}: at least 1 is needed")
     if parallel not in ("cell", "line"):

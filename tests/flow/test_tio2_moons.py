@@ -12,7 +12,8 @@ from command_line import PATIENCE, ended, served, wait_for, xbar
 from filelock import FileLock
 from happened import assert_frames_were_intended, assert_left_safely, assert_read_before_pulsed, happened, safe_after
 
-from analysis.moons_results import CLASSIFY, MEASURE, WRITE
+from analysis.analog_results import MEASURE, WRITE
+from analysis.moons_results import CLASSIFY
 from analysis.record import Record
 from instruments.broker_client import station_lock
 from mapping.converge import ARRAY, Outcome

@@ -56,6 +56,7 @@ class ScriptedBench:
             kernel_block = kernel_row = kernel_column = (0,)
             ranges = ()
             v_min, v_max, v_read_max, dac_lsb = -1.0, 1.0, 0.3, 1e-3
+            cell, schemes = "2T1R", ()
 
         return Caps
 

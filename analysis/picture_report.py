@@ -1,0 +1,105 @@
+"""The report of dies that a picture was written into: one HTML file that opens anywhere, offline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from bokeh.embed import components
+from bokeh.resources import Resources
+from markupsafe import Markup
+
+from analysis import picture_figures as drawn
+from analysis.analog_figures import pulses_per_cell
+from analysis.picture_results import PUBLISHED, PictureResults, functional, numbers, relative_error
+from analysis.table import duration
+
+#: Dies that are shown.
+SHOWN = 9
+TIMES = {
+    "wall_s": "wall time",
+    "station_s": "station time",
+    "measuring_s": "finding stuck cells",
+    "writing_s": "writing",
+}
+
+
+def write_picture_report(results: PictureResults, path: Path) -> Path:
+    """Write the report to `path`, whole or not at all, and return it."""
+    new = path.with_name(path.name + ".part")
+    new.write_text(render(results), encoding="utf-8")
+    return new.replace(path)
+
+
+def render(results: PictureResults) -> str:
+    """The report as HTML; it holds everything it needs."""
+    found, plots = numbers(results), figures(results)
+    script, places = components(plots)
+    template = jinja2.Environment(
+        loader=jinja2.PackageLoader("analysis", "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    ).get_template("picture.html")  # fmt: skip
+    return template.render(
+        numbers=found,
+        headline=headline(found),
+        rows=[(die, die_row(each)) for die, each in found["dies"].items()],
+        shown=list(results.written)[:SHOWN],
+        details=detail_rows(found),
+        plots={name: Markup(place) for name, place in places.items()},
+        bokeh=Markup(Resources(mode="inline", components=["bokeh"]).render()),
+        script=Markup(script),
+    )
+
+
+def figures(results: PictureResults) -> dict[str, Any]:
+    """Figures by name; those of dies have its name at their end."""
+    out: dict[str, Any] = {"wanted": drawn.picture("wanted", results.wanted)}
+    for die in list(results.written)[:SHOWN]:
+        data, good = results.written[die], functional(results, die)[0]
+        error = relative_error(results, die)[0]
+        out[f"held_{die}"] = drawn.picture(f"on die {die}", np.nan_to_num(data["achieved"].values[0]), good)
+        out[f"error_{die}"] = drawn.error_map(error, good)
+    if results.written:
+        good = {die: functional(results, die) for die in results.written}
+        errors = [relative_error(results, die)[good[die]] for die in results.written]
+        pulses = [data["pulses"].values[good[die]] for die, data in results.written.items()]
+        settings = next(iter(results.written.values())).attrs["settings"]
+        out["histogram"] = drawn.error_histogram(np.concatenate(errors), drawn.tolerance_of(settings))
+        out["pulses"] = pulses_per_cell(np.concatenate(pulses))
+    return out
+
+
+def headline(found: dict[str, Any]) -> list[str]:
+    """The answer in sentences."""
+    if not found["dies"]:
+        return ["No die was written."]
+    took = found["programming"]
+    better = "below" if found["mean_error"] < PUBLISHED else "NOT below"
+    return [
+        f"Mean relative error {found['mean_error']:.2%} (worst cell {found['worst_error']:.0%}) of the "
+        f"{found['functional']:.1%} of the cells that work, {len(found['dies'])} "
+        f"{'die' if len(found['dies']) == 1 else 'dies'}: {better} the {PUBLISHED:.0%} of Kim 2021 "
+        "(64 x 64, about 99 % functional).",
+        f"{took['within_tolerance']:.1%} of these cells are in tolerance when the whole array is finished; "
+        f"{took['pulses_per_cell']:.1f} pulses a cell, {took['gave_up']} cells given up, {took['passes']} passes.",
+    ]
+
+
+def die_row(each: dict[str, Any]) -> list[str]:
+    """The numbers of a die in words."""
+    return [
+        f"{each['functional']:.1%}", f"{each['mean_error']:.2%}", f"{each['worst_error']:.0%}",
+        f"{each['mean_error_all_cells']:.2%}", f"{each['within_tolerance']:.1%}", str(each["gave_up"]),
+        str(each["passes"]), f"{each['pulses_per_cell']:.1f}",
+    ]  # fmt: skip
+
+
+def detail_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """Picture, reasons, time and source as pairs of name and value."""
+    reasons = ", ".join(f"{count} {words}" for words, count in found["programming"]["reasons"].items()) or "-"
+    rows = [("picture", found["picture"]), ("given up", reasons)]
+    rows += [(f"die {die} not written", why) for die, why in found["not_written"].items()]
+    rows += [(words, duration(found["time"][key])) for key, words in TIMES.items()]
+    return [*rows, ("seed", str(found["seed"])), *found["provenance"].items()]

@@ -1,0 +1,134 @@
+"""From the record of dies that a picture was written into to its results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from analysis.analog_results import MEASURE, WRITE, defects, programming, times
+from analysis.lot_results import SURVEY, NothingMeasuredError, _latest, _of_run, _provenance
+from analysis.record import Record
+from mapping.analog_die import AnalogDie
+
+FloatArray = NDArray[np.float64]
+
+PROTOCOL = "grey-picture"
+PICTURE = "protocols.grey_picture.keep_picture"
+#: Kinds of work that its time is told of.
+KINDS = {"measuring_s": (MEASURE,), "writing_s": (WRITE,)}
+#: What is compared with: Kim 2021 (Nat. Commun. 12:5198), 64 x 64 passive cells, about 99 % of them functional.
+PUBLISHED = 0.04
+
+ASSUMED = (
+    "values, defect rates, lines and voltages of a simulated lot (its lot file says so value by value)",
+    "the caps and the bias scheme for large arrays: found on simulated dies",
+    "errors are those of one averaged read of all cells after the last pulse, so read noise is in them",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class PictureResults:
+    """A lot.
+
+    Attributes
+    ----------
+    wanted : ``[row, column]``
+        The picture as conductances (S).
+    name : str
+        Of the picture.
+    measured, written : dict
+        Results of `measure_analog` and of the last `write_analog`, by die in route order.
+    """
+
+    wanted: FloatArray
+    name: str
+    measured: dict[str, xr.Dataset]
+    written: dict[str, xr.Dataset]
+    seed: int
+    time: dict[str, float]
+    provenance: dict[str, str]
+    assumed: tuple[str, ...] = ASSUMED
+
+
+def picture_results(record: Record, protocol: str = PROTOCOL) -> PictureResults:
+    """Results of the newest history of `protocol` in a record, finished or not.
+
+    Raises
+    ------
+    NothingMeasuredError
+        If no die was measured.
+    """
+    measured, survey = record.results(protocol, MEASURE), record.results(protocol, SURVEY)
+    kept = _latest(record, protocol, PICTURE)
+    if not measured or not survey or kept is None:
+        raise NothingMeasuredError(f"no die of {protocol} was measured in {record.folder}; run it first")
+    run = [run for run in record.runs() if run["protocol"] == protocol][-1]
+    route = [f"c{column}r{row}" for column, row in survey[""][-1]["sites"].values]
+    names = [name for name in _of_run(route, run["provenance"]) if name in measured]
+    written = record.results(protocol, WRITE)
+    return PictureResults(
+        wanted=np.asarray(kept["wanted"].values, np.float64),
+        name=str(kept.attrs["name"]),
+        measured={name: measured[name][-1] for name in names},
+        written={name: written[name][-1] for name in names if written.get(name)},
+        seed=int(run["provenance"]["seed"]),
+        time=times(record, protocol, KINDS),
+        provenance=_provenance(run, survey[""][-1]),
+    )
+
+
+def relative_error(results: PictureResults, die: str) -> FloatArray:
+    """Relative error of every cell of a die in the end, ``[kernel, row, column]``; broken cells too, as they read."""
+    held = np.nan_to_num(results.written[die]["achieved"].values)
+    return np.asarray(held / results.wanted - 1, np.float64)
+
+
+def of_die(results: PictureResults, die: str) -> dict[str, Any]:
+    """The numbers of one die: shares, and relative errors (magnitudes) of functional cells and of all."""
+    data = results.written[die]
+    good = functional(results, die)
+    error = np.abs(relative_error(results, die))
+    own = error[good]
+    return {
+        "functional": float(good.mean()),
+        "mean_error": float(own.mean()) if own.size else None,
+        "worst_error": float(own.max()) if own.size else None,
+        "mean_error_all_cells": float(error.mean()),
+        "within_tolerance": float(data.attrs["within_tolerance"]),
+        "gave_up": programming([[data]])["gave_up"],
+        "passes": int(data.attrs["passes"]),
+        "pulses_per_cell": float(data.attrs["pulses_per_cell"]),
+    }
+
+
+def functional(results: PictureResults, die: str) -> NDArray[np.bool_]:
+    """Cells that could be written when the die was measured, ``[kernel, row, column]``: neither stuck nor dead."""
+    return np.asarray(AnalogDie.from_dataset(results.measured[die]).writable)
+
+
+def numbers(results: PictureResults) -> dict[str, Any]:
+    """What ``--json`` writes: plain dictionaries, lists, numbers and None (where nothing was written)."""
+    dies = {die: of_die(results, die) for die in results.written}
+    cells = [np.abs(relative_error(results, die))[functional(results, die)] for die in results.written]
+    errors = np.concatenate(cells) if cells else np.zeros(0)
+    return {
+        "picture": results.name,
+        "mean_error": float(errors.mean()) if errors.size else None,
+        "worst_error": float(errors.max()) if errors.size else None,
+        "functional": float(np.mean([each["functional"] for each in dies.values()])) if dies else None,
+        "programming": programming([data] for data in results.written.values()),
+        "dies": dies,
+        "not_written": {
+            die: str(data.attrs.get("reason", "was not reached"))
+            for die, data in results.measured.items() if die not in results.written
+        },
+        "defects": {die: defects(data) for die, data in results.measured.items()},
+        "time": dict(results.time),
+        "seed": results.seed,
+        "assumed": list(results.assumed),
+        "provenance": dict(results.provenance),
+    }  # fmt: skip

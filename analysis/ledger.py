@@ -211,11 +211,12 @@ class Ledger(Steps):
             row = (number, batch, time.time(), attrs, put_dataset(db, readings, f"readings of batch {batch}"))
             db.execute("INSERT INTO readings VALUES (?,?,?,?,?,?)", (*row, seal(*row)))
 
-    def readings(self, die: str) -> list[tuple[int, xr.Dataset]]:
-        """What was read on a die after batches: number of the batch and data, oldest first."""
+    def readings(self, die: str, since: float = 0.0) -> list[tuple[int, xr.Dataset]]:
+        """What was read on a die after batches: number of the batch and data, oldest first; from `since` (s) on."""
         found = []
         for *row, its_seal in self._rows(
-            "SELECT * FROM readings WHERE batch IN (SELECT id FROM batches WHERE die=?) ORDER BY id", (die,)
+            "SELECT * FROM readings WHERE batch IN (SELECT id FROM batches WHERE die=?) AND time>=? ORDER BY id",
+            (die, since),
         ):
             try:
                 if seal(*row) != its_seal:

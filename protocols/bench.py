@@ -34,7 +34,8 @@ from instruments.roles import (
     UnknownOutcomeError,
     ZState,
 )
-from protocols import fingerprint
+from protocols import analog_fingerprint, fingerprint
+from protocols.reading import read_ranging
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -429,7 +430,7 @@ class Bench:
         for batch in self._record.unfired(die.name):
             g = np.full((capabilities.kernels, capabilities.rows, capabilities.columns), np.nan)
             for kernel in set(batch.kernels):
-                g[kernel] = self.array.read(kernel, self._v_check) / self._v_check
+                g[kernel] = self._read(kernel)
             self.array.keep_readings(batch.id, g)
             fired = self.array.settle(batch)
             known = (
@@ -438,18 +439,44 @@ class Bench:
             text = f"batch {batch.id} of run {batch.run} was cut in the middle: of {len(batch.kernels)} pulses {known}"
             self._record.event(self._run, "settled", text, die.name, batch=batch.id, fired=fired)
 
-    def _check_fingerprint(self, die: Die) -> None:
+    def _read(self, kernel: int) -> np.ndarray:
+        """Conductance of the cells of a kernel (S), each in the range that holds it where cells span several."""
+        if not self.array.capabilities().schemes:
+            return self.array.read(kernel, self._v_check) / self._v_check
+        capabilities = self.array.capabilities()
+        cells = np.zeros((capabilities.kernels, capabilities.rows, capabilities.columns), bool)
+        cells[kernel] = True
+        return read_ranging(self, self._v_check, cells)[kernel]
+
+    def _likeness(self, die: Die) -> tuple[float, float] | None:
+        """How much the die under the needles is like the one in the record, and how much it must be; None: unknown."""
         known = self._record.latest_with(die.name, "fingerprint_g_p")
-        if known is None:
+        if known is not None:
+            return fingerprint.likeness(self.array, known), fingerprint.SAME_DIE
+        held = analog_fingerprint.last_known(self._record, die.name)
+        if held is None:
+            return None
+        now = np.stack([self._read(kernel) for kernel in range(len(held))])
+        share = analog_fingerprint.likeness(now, held)
+        if share is None:
+            self._record.event(
+                self._run, "identity", "what the cells held does not tell one die from another", die.name
+            )
+            return None
+        return share, analog_fingerprint.SAME_DIE
+
+    def _check_fingerprint(self, die: Die) -> None:
+        found = self._likeness(die)
+        if found is None:
             return
-        likeness = fingerprint.likeness(self.array, known)
-        if likeness < fingerprint.SAME_DIE:
+        likeness, needed = found
+        if likeness < needed:
             try:
                 self.leave()
             except InstrumentError:  # the run aborts with the error below and tries again; this must not hide it
                 log.exception("could not leave %s", die.name)
             raise WrongDieError(
                 f"the die at {die.name} is not the one measured there before (likeness {likeness:.2f}, "
-                f"needs {fingerprint.SAME_DIE}): wrong wafer, wrong notch, a mirrored map or a shifted origin. "
-                "Nothing was fired. Check the wafer and the prober's map, or use a new lot folder with --out."
+                f"needs {needed}): wrong wafer, wrong notch, a mirrored map or a shifted origin, or it was written "
+                "by another program. Nothing was fired. Check the wafer and the prober's map, or use a new --out."
             )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from instruments.limits import applied_read_voltage
-from protocols.bench import Bench
+
+if TYPE_CHECKING:
+    from protocols.bench import Bench
 
 #: The read range must digitise a short behind its selector: about 480 uS (short 100 Ohm + selector 2 kOhm, assumed).
 LARGEST_CONDUCTANCE = 700e-6

@@ -28,15 +28,16 @@ def shots_of(mask: np.ndarray) -> list[np.ndarray]:
 def assert_shots_were_intended(entries: Entries, record: Record, die: str) -> int:
     """Every shot that the only die of a run got is one that the record holds, in its order, none of them twice.
 
-    The shots between one intent and the next belong to the first. Returns how many there were.
+    The shots between one batch and the next belong to the first. Returns how many there were.
     """
     intents = record.intents(die)
     shots = of_kind(entries, "pulse")
     assert all(shot["contact"] for shot in shots)
+    began = sorted({intent.time for intent in intents})
+    next_batch = dict(zip(began, [*began[1:], np.inf], strict=True))
     at = 0
-    for number, intent in enumerate(intents):
-        until = intents[number + 1].time if number + 1 < len(intents) else np.inf
-        got = []
+    for intent in intents:
+        until, got = next_batch[intent.time], []
         while at < len(shots) and shots[at]["wall_s"] < until and len(got) < len(shots_of(intent.pulse.mask)):
             got.append(shots[at])
             at += 1
@@ -51,7 +52,9 @@ def _assert_fits(intent: Intent, got: Entries) -> None:
     assert intent.fired is not False or not got, f"{where}: the record takes it for not fired"
     assert intent.fired is not True or len(got) == len(parts), f"{where}: {len(got)} of {len(parts)} shots were fired"
     for shot, part in zip(got, parts, strict=False):
-        assert part[tuple(shot["cell"])], f"{where}: another cell got most of it"
+        # where a line is broken its cells see nothing: then the most that any cell gets is half of the pulse
+        chosen, half = part[tuple(shot["cell"])], abs(shot["v"]) <= 0.5 * abs(pulse.amplitude) + 1e-3
+        assert chosen or half, f"{where}: cell {shot['cell']}, which was not selected, got {shot['v']:g} V"
         assert abs(shot["volts"]["pulser.1"] - pulse.amplitude) < 2e-3, where
         assert (shot["count"], pulse.count) == (1, 1) and abs(shot["width_s"] - pulse.width) < 1e-9, where
 
@@ -66,11 +69,7 @@ def assert_limits_were_kept(entries: Entries, cap: float, current_limit: float) 
     assert not of_kind(entries, "damage", "hot_switch", "dwell")
 
 
-def dose_of(entries: Entries, record: Record, die: str) -> np.ndarray:
-    """Pulses of every cell ``[row, column]`` by the shots that were really fired, in the order of the record."""
-    shots = iter(of_kind(entries, "pulse"))
-    parts = [part for intent in record.intents(die) if intent.fired for part in shots_of(intent.pulse.mask)]
-    total = np.zeros(parts[0].shape, int)
-    for part, _ in zip(parts, shots, strict=False):
-        total += part
-    return total
+def dose_of(record: Record, die: str, fired: bool | None) -> np.ndarray:
+    """Pulses of every cell ``[row, column]`` by the intents that were fired (None: of which that is unknown)."""
+    parts = [intent.pulse.mask.astype(int) for intent in record.intents(die) if intent.fired is fired]
+    return np.sum(parts, axis=0) if parts else np.zeros((1, 1), int)

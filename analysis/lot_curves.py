@@ -6,14 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from bokeh.embed import components
 from bokeh.models import ColumnDataSource, FixedTicker, HoverTool, Range1d
 from bokeh.models.annotations import Span
-from bokeh.resources import Resources
-from markupsafe import Markup
 
 from analysis.figures import FAINT, INK, MARKERS, TRAINING_COLOURS, _legend, _plot
+from analysis.page import page, write_whole
 from analysis.summary import CLOSE, TRAININGS
 from analysis.table import NOTHING, counted, percent, points
 
@@ -26,28 +23,20 @@ def write_page(numbers: dict[str, Any], path: Path) -> Path:
 
     It holds everything it needs (Bokeh's scripts too).
     """
-    new = path.with_name(path.name + ".part")
-    new.write_text(render(numbers), encoding="utf-8")
-    return new.replace(path)
+    return write_whole(path, render(numbers))
 
 
 def render(numbers: dict[str, Any]) -> str:
     """The page as HTML; text is escaped by Jinja and Bokeh."""
-    script, places = components(curves(numbers["sweeps"]))
-    template = jinja2.Environment(
-        loader=jinja2.PackageLoader("analysis", "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    ).get_template("lots.html")  # fmt: skip
-    return template.render(
+    return page(
+        "lots.html",
+        curves(numbers["sweeps"]),
         numbers=numbers,
         settings=settings_rows(numbers),
         conclusions=conclusions(numbers),
         tables={name: rows(sweep) for name, sweep in numbers["sweeps"].items()},
-        plots={name: Markup(place) for name, place in places.items()},
         trainings=TRAININGS,
         colours=TRAINING_COLOURS,
-        bokeh=Markup(Resources(mode="inline", components=["bokeh"]).render()),
-        script=Markup(script),
     )
 
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import xarray as xr
-from bokeh.embed import components
-from bokeh.resources import Resources
-from markupsafe import Markup
 from numpy.typing import NDArray
 
 from analysis import analog_figures as drawn
 from analysis.analog_results import defects, programming
 from analysis.moons_results import MoonsResults, Written, numbers
+from analysis.page import page, write_whole
 from analysis.table import duration
 
 FloatArray = NDArray[np.float64]
@@ -34,29 +31,21 @@ TIMES = {
 
 def write_moons_report(results: MoonsResults, path: Path) -> Path:
     """Write the report to `path`, whole or not at all, and return it."""
-    new = path.with_name(path.name + ".part")
-    new.write_text(render(results), encoding="utf-8")
-    return new.replace(path)
+    return write_whole(path, render(results))
 
 
 def render(results: MoonsResults) -> str:
     """The report as HTML; it holds everything it needs."""
-    found, plots = numbers(results), figures(results)
-    script, places = components(plots)
-    template = jinja2.Environment(
-        loader=jinja2.PackageLoader("analysis", "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    ).get_template("moons.html")  # fmt: skip
-    return template.render(
+    found = numbers(results)
+    return page(
+        "moons.html",
+        figures(results),
         numbers=found,
         headline=headline(found),
         rows=metric_rows(found),
         dies=die_rows(results),
         programming=programming_rows(found),
-        plots={name: Markup(place) for name, place in places.items()},
         share=share,
-        bokeh=Markup(Resources(mode="inline", components=["bokeh"]).render()),
-        script=Markup(script),
     )
 
 
@@ -152,7 +141,9 @@ def die_rows(results: MoonsResults) -> list[list[str]]:
 def programming_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     """Programming, time and source as pairs of name and value."""
     took = found["programming"]
-    rows = [("cells written", str(took["cells"])), ("given up", f"{took['gave_up']} {took['reasons'] or ''}".strip())]
+    reasons = ", ".join(f"{count} {words}" for words, count in took["reasons"].items()) or "none"
+    rows = [("cells written", str(took["cells"])), ("given up in the end", str(took["gave_up"]))]
+    rows += [("given up in all writes", reasons)]
     rows += [("dies with a second round", str(took["second_rounds"]))]
     rows += [(words, duration(found["time"][key])) for key, words in TIMES.items()]
     rows += [("points", found["data"]), ("seed", str(found["seed"]))]

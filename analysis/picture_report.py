@@ -5,14 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
-from bokeh.embed import components
-from bokeh.resources import Resources
-from markupsafe import Markup
 
 from analysis import picture_figures as drawn
 from analysis.analog_figures import pulses_per_cell
+from analysis.page import page, write_whole
 from analysis.picture_results import PUBLISHED, PictureResults, functional, numbers, relative_error
 from analysis.table import duration
 
@@ -28,28 +25,20 @@ TIMES = {
 
 def write_picture_report(results: PictureResults, path: Path) -> Path:
     """Write the report to `path`, whole or not at all, and return it."""
-    new = path.with_name(path.name + ".part")
-    new.write_text(render(results), encoding="utf-8")
-    return new.replace(path)
+    return write_whole(path, render(results))
 
 
 def render(results: PictureResults) -> str:
     """The report as HTML; it holds everything it needs."""
-    found, plots = numbers(results), figures(results)
-    script, places = components(plots)
-    template = jinja2.Environment(
-        loader=jinja2.PackageLoader("analysis", "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    ).get_template("picture.html")  # fmt: skip
-    return template.render(
+    found = numbers(results)
+    return page(
+        "picture.html",
+        figures(results),
         numbers=found,
         headline=headline(found),
         rows=[(die, die_row(each)) for die, each in found["dies"].items()],
         shown=list(results.written)[:SHOWN],
         details=detail_rows(found),
-        plots={name: Markup(place) for name, place in places.items()},
-        bokeh=Markup(Resources(mode="inline", components=["bokeh"]).render()),
-        script=Markup(script),
     )
 
 

@@ -16,6 +16,7 @@ from bokeh.resources import Resources
 from markupsafe import Markup
 
 from analysis import figures as drawn
+from analysis.page import write_whole
 from analysis.results import DEFECTS, LotResults
 from analysis.summary import CLOSE, TRAININGS, summary
 from analysis.table import counted, duration, percent, points, rows, title
@@ -48,10 +49,7 @@ def write_report(results: LotResults, path: str | Path) -> Path:
     The file holds everything it needs (Bokeh's scripts too). It is written beside its place and moved there, so that
     a reader never meets half a report.
     """
-    path = Path(path)
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(render(results), encoding="utf-8")
-    return unfinished.replace(path)
+    return write_whole(Path(path), render(results))
 
 
 def render(results: LotResults) -> str:

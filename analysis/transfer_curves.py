@@ -5,17 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
-from bokeh.embed import components
 from bokeh.models import ColumnDataSource, FactorRange, HoverTool, LinearColorMapper, NumeralTickFormatter, Range1d
 from bokeh.models.annotations import ColorBar, Span
 from bokeh.palettes import interp_palette
-from bokeh.resources import Resources
 from bokeh.transform import dodge
-from markupsafe import Markup
 
 from analysis.figures import FAINT, GRID, INK, _legend, _plot
+from analysis.page import page, write_whole
 from analysis.transfer_results import ALL, BAD_RATE, LEVELS, LOOP, METRICS, RATES, REGULAR
 from analysis.transfer_results import GRID as CELLS
 
@@ -47,19 +44,14 @@ def told(number: dict[str, Any]) -> str:
 
 def write_page(numbers: dict[str, Any], path: Path) -> Path:
     """Write the page of the content of `transfers.json` to `path`, whole or not at all, and return it."""
-    new = path.with_name(path.name + ".part")
-    new.write_text(render(numbers), encoding="utf-8")
-    return new.replace(path)
+    return write_whole(path, render(numbers))
 
 
 def render(numbers: dict[str, Any]) -> str:
     """The page as HTML; it holds everything it needs."""
-    script, places = components(figures(numbers))
-    template = jinja2.Environment(
-        loader=jinja2.PackageLoader("analysis", "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    ).get_template("transfers.html")  # fmt: skip
-    return template.render(
+    return page(
+        "transfers.html",
+        figures(numbers),
         numbers=numbers,
         conclusions=conclusions(numbers),
         checks={name: check_rows(found["checks"]) for name, found in numbers["maps"].items()},
@@ -68,9 +60,6 @@ def render(numbers: dict[str, Any]) -> str:
         told=told,
         sources=SOURCES,
         settings=settings_rows(numbers),
-        plots={name: Markup(place) for name, place in places.items()},
-        bokeh=Markup(Resources(mode="inline", components=["bokeh"]).render()),
-        script=Markup(script),
     )
 
 

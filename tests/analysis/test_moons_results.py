@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from analysis.analog_results import defects, programming
 from analysis.moons_report import drift_of, figures, headline, pulses_of, render
-from analysis.moons_results import MoonsResults, Written, defects, metrics, numbers, programming
+from analysis.moons_results import MoonsResults, Written, metrics, numbers
 from mapping.converge import Outcome
 from mapping.die_record import CellClass
 
@@ -78,8 +79,7 @@ def lot(dies=2, wrong=0, **change):
 
 def test_a_second_round_does_not_hide_what_could_not_be_written():
     missed = [(0, 1), (2, 3)]
-    took = programming([Written("a", [write(missed), write(left_out=missed, pulses=1, passes=1)],
-                                np.ones(3, bool), np.ones(3, bool), np.zeros(33))])  # fmt: skip
+    took = programming([[write(missed), write(left_out=missed, pulses=1, passes=1)]])
     assert took["cells"] == 64 and took["gave_up"] == 2
     assert took["within_tolerance"] == pytest.approx(62 / 64) and took["within_tolerance_second_round"] == 1
     assert took["passes"] == 4 and took["second_rounds"] == 1

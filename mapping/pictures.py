@@ -59,7 +59,7 @@ def read_picture(path: Path, shape: tuple[int, int]) -> FloatArray:
                 raise PictureError(
                     f"{path} has {picture.width} x {picture.height} pixels; {PIXELS_MAX:,} are read at most"
                 )
-            grey = picture.convert("L").resize((shape[1], shape[0]), Image.Resampling.LANCZOS)
+            grey = _grey(picture).resize((shape[1], shape[0]), Image.Resampling.LANCZOS)
             values = np.asarray(grey, dtype=np.float64) / 255
     except UnidentifiedImageError as error:
         raise PictureError(f"{path} is not a picture; give a PNG, JPEG, PGM or the like") from error
@@ -70,6 +70,18 @@ def read_picture(path: Path, shape: tuple[int, int]) -> FloatArray:
     if np.ptp(values) == 0:
         raise PictureError(f"{path} is one grey all over: there would be nothing to see; give another picture")
     return values
+
+
+def _grey(picture: Image.Image) -> Image.Image:
+    """Greys of 8 bits: 16 bits are scaled, not cut off; what is transparent is on white."""
+    if picture.mode.startswith("I"):
+        return Image.fromarray((np.clip(np.asarray(picture) / 65535, 0, 1) * 255).astype(np.uint8))
+    if picture.mode == "F":
+        raise PictureError("its pixels are floats, whose black and white nobody knows; give 8 or 16 bits")
+    if picture.has_transparency_data:
+        shown = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown).convert("L")
+    return picture.convert("L")
 
 
 def conductances(grey: FloatArray, g_min: float, g_max: float) -> FloatArray:

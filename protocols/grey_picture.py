@@ -97,10 +97,14 @@ def picture_settings(tolerance: float, cap: float, averages: int) -> ConvergeToT
     if averages < 1:
         raise SettingError(f"averages {averages}: at least 1 is needed")
     check_tolerance(tolerance, averages)
+    highest = max(ARRAY.cap_set, -ARRAY.cap_reset)
+    if not ARRAY.start <= cap <= highest:  # written so that NaN is refused
+        raise SettingError(
+            f"cap {cap:g} V: ramps start at {ARRAY.start:g} V and end at {highest:g} V; give something "
+            "between, such as 1.6V"
+        )
     cap_set, cap_reset = min(ARRAY.cap_set, cap), max(ARRAY.cap_reset, -cap)
     lower = cap_set < ARRAY.cap_set or cap_reset > ARRAY.cap_reset
-    if not cap_set >= ARRAY.start:  # written so that NaN is refused
-        raise SettingError(f"cap {cap:g} V: ramps start at {ARRAY.start:g} V; give more, such as 1.6V")
     return replace(
         ARRAY, tolerance=tolerance, cap_set=cap_set, cap_reset=cap_reset, averages=averages,
         pulses_at_cap=PULSES_AT_CAP if lower else ARRAY.pulses_at_cap,

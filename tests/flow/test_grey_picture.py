@@ -83,6 +83,8 @@ def test_no_cap_is_passed_and_dies_are_left_safely(home):
         (("--tolerance", "0.0001"), "tolerance 0.0001: below"),
         (("--averages", 0), "averages 0: at least 1"),
         (("--cap", "0.5V"), "cap 0.5 V: ramps start at 1.1 V"),
+        (("--cap", "nan"), "cap nan V"),
+        (("--cap", "99V"), "cap 99 V"),
         (("--scheme", "grounded"), "does not write"),
         (("--parallel", "all"), "choose cell or line"),
         (("--lot", "mtj"), "have gates"),

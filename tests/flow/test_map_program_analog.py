@@ -65,7 +65,7 @@ def test_what_is_mapped_arrives_on_the_die(home):
         (("--pairs", "odd"), "choose physical or paper"),
         (("--scheme", "grounded"), "does not write"),
         (("--parallel", "all"), "choose cell or line"),
-        (("--cap", "0.5V"), "--cap: ramps from 1.1 V"),
+        (("--cap", "0.5V"), "a cap of 0.5 V: ramps start at 1.1 V"),
         (("--cap", "1A"), "give it in V"),
         (("--tolerance", "150 %"), "tolerance 1.5"),
     ],

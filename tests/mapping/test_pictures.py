@@ -38,6 +38,19 @@ def test_colours_become_greys(tmp_path):
     assert read_picture(tmp_path / "colour.png", (8, 8))[[0, -1], 0] == pytest.approx([1, 0], abs=0.05)
 
 
+def test_sixteen_bits_are_scaled_and_what_is_transparent_is_white(tmp_path):
+    ramp = np.repeat(np.linspace(0, 65535, 8).astype(np.uint16)[None], 8, axis=0)
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    assert read_picture(tmp_path / "deep.png", (8, 8))[0] == pytest.approx(np.linspace(0, 1, 8), abs=0.01)
+    clear = np.zeros((8, 8, 4), np.uint8)
+    clear[:4, :, 3] = 255
+    Image.fromarray(clear).save(tmp_path / "clear.png")
+    assert read_picture(tmp_path / "clear.png", (8, 8))[[0, -1], 0] == pytest.approx([0, 1], abs=0.05)
+    Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)).save(tmp_path / "float.tiff")
+    with pytest.raises(PictureError, match="pixels are floats"):
+        read_picture(tmp_path / "float.tiff", (8, 8))
+
+
 def test_black_is_the_lowest_conductance():
     assert conductances(np.array([0.0, 0.5, 1.0]), 100e-6, 500e-6) == pytest.approx([100e-6, 300e-6, 500e-6])
 

@@ -20,7 +20,7 @@ from protocols.bench import DOSE_LIMIT
 
 DIE, CAP, CURRENT_LIMIT = "c2r6", 2.1, 5e-3
 #: Of the boundaries of such a run, one in the middle of the write.
-DIES_AT = 5000
+DIES_AT = 4400
 
 pytestmark = pytest.mark.skipif(
     os.name != "posix", reason="how a process dies is judged by a signal that Windows lacks"
@@ -33,7 +33,7 @@ def home(tmp_path_factory):
     home = tmp_path_factory.mktemp("rack")
     out, noted = home / "lot", home / "boundaries"
     dying = [sys.executable, str(Path(__file__).parent / "dying_xbar.py"), str(noted), str(DIES_AT)]
-    how = ["--lot", "tio2-8x8@rack", "--scheme", "V/2", "--cap", f"{CAP}V", "--averages", "1", "--tolerance", "0.03"]
+    how = ["--lot", "tio2-8x8@rack", "--scheme", "V/2", "--cap", f"{CAP}V", "--averages", "1", "--tolerance", "0.06"]
     with (home / "said").open("wb") as said:
         command = [*dying, "run", "grey-picture", "--dies", "1", "--seed", "1", *how, "--out", str(out)]
         child = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
@@ -104,6 +104,6 @@ def test_caps_compliance_and_dose_are_kept(entries, record):
 
 def test_the_write_ends_as_it_would_have(home, entries):
     numbers = json.loads((home / "numbers.json").read_text(encoding="utf-8"))
-    assert numbers["programming"]["within_tolerance"] >= 0.95 and numbers["mean_error"] < 0.03
+    assert numbers["programming"]["within_tolerance"] >= 0.95 and numbers["mean_error"] < 0.06
     assert numbers["defects"][DIE]["lines"] == ["row 7"]
     assert_left_safely(entries)

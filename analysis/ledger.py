@@ -181,12 +181,14 @@ class Ledger(Steps):
 
     def pulsed_since(self, die: str, step: int) -> bool:
         """Whether pulses were committed for a die after a step was."""
-        return any(
-            intent.fired is not False
-            for (first,) in self._rows("SELECT MIN(id) FROM batches WHERE die=? AND after_step>=?", (die, step))
-            if first is not None
-            for intent in self.intents(die, after=first - 1)
-        )
+        return any(intent.fired is not False for intent in self.intents(die, after=self.batch_before(die, step)))
+
+    def batch_before(self, die: str, step: int) -> int:
+        """Number of the last batch before those that were committed for a die after a step."""
+        ((first,),) = self._rows("SELECT MIN(id) FROM batches WHERE die=? AND after_step>=?", (die, step))
+        if first is None:
+            ((first,),) = self._rows("SELECT COALESCE(MAX(id), 0) + 1 FROM batches", ())
+        return int(first) - 1
 
     def dose(self, die: str, shape: tuple[int, int, int]) -> NDArray[np.int64]:
         """Pulses per cell of a die, ``[kernel, row, column]``, as an upper bound; only what is new is added up."""
@@ -211,12 +213,12 @@ class Ledger(Steps):
             row = (number, batch, time.time(), attrs, put_dataset(db, readings, f"readings of batch {batch}"))
             db.execute("INSERT INTO readings VALUES (?,?,?,?,?,?)", (*row, seal(*row)))
 
-    def readings(self, die: str, since: float = 0.0) -> list[tuple[int, xr.Dataset]]:
-        """What was read on a die after batches: number of the batch and data, oldest first; from `since` (s) on."""
+    def readings(self, die: str, after: int = 0) -> list[tuple[int, xr.Dataset]]:
+        """What was read on a die after batches later than `after`: number of the batch and data, oldest first."""
         found = []
         for *row, its_seal in self._rows(
-            "SELECT * FROM readings WHERE batch IN (SELECT id FROM batches WHERE die=?) AND time>=? ORDER BY id",
-            (die, since),
+            "SELECT * FROM readings WHERE batch IN (SELECT id FROM batches WHERE die=? AND id>?) ORDER BY id",
+            (die, after),
         ):
             try:
                 if seal(*row) != its_seal:

@@ -2,11 +2,13 @@
 
 Such cells have no scatter that stays: a write takes it away. But a die keeps what was written. So what the record last
 knows of every cell is compared with a read on entering: the result of the newest measurement or write, and whatever was
-read after later pulses, so that a write that was cut in the middle is no stranger. Dies that were given the same
-conductances cannot be told apart by this, except by their stuck cells.
+read after later pulses, so that a write that was cut in the middle is no stranger. Cells that were pulsed and not read
+since tell nothing. Dies that were given the same conductances cannot be told apart by this.
 """
 
 from __future__ import annotations
+
+from itertools import groupby
 
 import numpy as np
 import xarray as xr
@@ -37,8 +39,16 @@ def last_known(record: Record, die: str) -> FloatArray | None:
     newest = max(there, key=lambda step: step.id)
     data = record.load(newest)
     g = np.array(data["achieved" if "achieved" in data else "g"].values, dtype=np.float64)
-    for _, readings in record.readings(die, since=newest.ended):
-        _overlay(g, readings)
+    before = record.batch_before(die, newest.id)
+    read: dict[int, list[xr.Dataset]] = {}
+    for batch, readings in record.readings(die, after=before):
+        read.setdefault(batch, []).append(readings)
+    for batch, intents in groupby(record.intents(die, after=before), key=lambda intent: intent.batch):
+        for intent in intents:
+            if intent.fired is not False:
+                g[intent.pulse.kernel][intent.pulse.mask] = np.nan  # until it was read
+        for readings in read.get(batch, ()):
+            _overlay(g, readings)
     return g
 
 

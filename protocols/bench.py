@@ -361,8 +361,8 @@ class Bench:
         self._touch()
         self.die = die
         if self.contact_check.passed:
+            self._check_fingerprint(die)  # first: what is read to settle must be of this die
             self._settle(die)
-            self._check_fingerprint(die)
 
     def leave(self) -> None:
         """Ground all lines and lift the needles; read back that they are off."""

@@ -30,7 +30,7 @@ def _do(bench, die, function, **inputs):
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A lot whose first die was measured, and written until a cut in the middle; then another lot on the chuck."""
+    """A die that was measured and written until a cut in a pulse; then another lot on the chuck, then its own."""
     home = tmp_path_factory.mktemp("identity_analog")
     with Record.open(home / "lot") as record:
         with simulated_station("tio2-8x8", 3, home / "one") as file, load_station(file) as station:
@@ -41,26 +41,31 @@ def home(tmp_path_factory):
             found = AnalogDie.from_dataset(_do(bench, die, measure_analog, settings=ARRAY))
             rng = np.random.default_rng(5)
             targets = ConductanceTargets.of(found.geometry, rng.uniform(100e-6, 500e-6, (1, 8, 8)))
-            fire, left = bench.array.fire, iter(range(900))
+            pulse, left = station.array.pulse, iter(range(900))
 
-            def cut(pulses):
+            def cut(*arguments, **how):
                 if next(left, None) is None:
-                    raise PowerCutError
-                return fire(pulses)
+                    raise PowerCutError  # the intent is in the record, and nobody knows what became of it
+                return pulse(*arguments, **how)
 
-            bench.array.fire = cut
+            station.array.pulse = cut
             with pytest.raises(PowerCutError):
                 write_analog(bench, die, schedule=build_analog_schedule(targets, ARRAY, die=found), found=found)
             bench.leave()
-            bench.enter(die)  # the same die, half written: nobody complains
-            again = last_known(record, die.name)
-            shares = [likeness(np.stack([bench._read(0)]), again), likeness(np.stack([bench._read(0)]), found.g)]
-            bench.leave()
+        assert len(record.unfired(die.name)) == 1
         with simulated_station("tio2-8x8", 4, home / "two") as file, load_station(file) as station:
             bench = Bench(station.prober, station.array, record, record.begin_run("test", {}))
             with pytest.raises(WrongDieError, match="Nothing was fired") as error:
                 bench.enter(die)
-            assert bench.die is None
+            assert bench.die is None and len(record.unfired(die.name)) == 1, "no foreign die settles what was cut"
+        with simulated_station("tio2-8x8", 3, home / "one") as file, load_station(file) as station:
+            bench = Bench(station.prober, station.array, record, record.begin_run("test", {}))
+            expected = last_known(record, die.name)
+            bench.enter(die)  # the right die, half written: nobody complains
+            assert not record.unfired(die.name)
+            now = np.stack([bench._read(0)])
+            shares = [likeness(now, expected), likeness(now, found.g)]
+            bench.leave()
     return home, shares, str(error.value)
 
 

@@ -23,6 +23,8 @@ OVERFLOW = 9e37
 """A reading beyond this says that the range was passed."""
 AVERAGES_MAX = 100
 """Readings that the unit's filter averages at most."""
+DELAY_MAX = 10.0
+"""Longest wait at a voltage (s) before a reading: more would look as if the unit hung (assumed)."""
 
 _ZERO = "smua.source.levelv=0 smub.source.levelv=0 smua.source.leveli=0 smub.source.leveli=0"
 _OFF = f"{_ZERO} smua.source.output=0 smub.source.output=0 print(smua.source.output, smub.source.output)"
@@ -149,9 +151,7 @@ class Keithley2602BSmu(Keithley2602B):
         InstrumentError
             A channel was not switched on by `switch_on`, or the unit reports an error.
         """
-        for channel in (sense, drive):
-            if channel not in self._limits:
-                raise InstrumentError(f"{self.name}: channel {channel} is not switched on; switch_on it with a limit")
+        self._require_on(sense, drive)
         source = f"{_smu(drive)}.source"
         line = (
             f"{self._reading(sense, full_scale, averages)}{source}.levelv={voltage:.9g} "
@@ -165,6 +165,35 @@ class Keithley2602BSmu(Keithley2602B):
         if beyond == "true" or int(float(condition)) & _LIMITED or abs(float(current)) > OVERFLOW:
             return math.copysign(math.inf, voltage if sense == drive else -voltage)
         return float(current)
+
+    def hold_voltage(self, drive: str, voltage: float, sense: str, *, delay: float = 0.0) -> tuple[float, bool]:
+        """Put channel `drive` to a voltage (V) and leave it there; after `delay` (s), the current out of `sense` (A).
+
+        The unit chooses the range: a curve spans several decades.
+
+        Returns
+        -------
+        The current, and whether one of the two channels is at its limit.
+
+        Raises
+        ------
+        InstrumentError
+            A channel was not switched on by `switch_on`, or the unit reports an error.
+        """
+        self._require_on(sense, drive)
+        if not 0 <= delay <= DELAY_MAX:
+            raise LimitError(f"{self.name}: a delay of {delay:g} s is outside of 0 to {DELAY_MAX:g} s")
+        source, smu = f"{_smu(drive)}.source", _smu(sense)
+        line = (
+            f"{self._reading(sense, None, 1)}{smu}.measure.delay={delay:.6g} "
+            f"{source}.levelv={voltage:.9g} xbar_i={smu}.measure.i() {smu}.measure.delay=0 "
+            f"print(xbar_i, {source}.compliance, {smu}.source.compliance, errorqueue.count)"
+        )
+        questions = ["xbar_i", f"{source}.compliance", f"{smu}.source.compliance", "errorqueue.count"]
+        current, driving, sensing, errors = self._answers(line, questions, self._duration(1) + 2 * delay)
+        if float(errors):
+            self._raise_errors()
+        return float(current), "true" in (driving, sensing) or abs(float(current)) > OVERFLOW
 
     def switch_off(self) -> None:
         """Put all channels to 0 V, then switch them off, and read back that they are."""
@@ -206,6 +235,11 @@ class Keithley2602BSmu(Keithley2602B):
         identity = self._introduction()
         if identity != self._identity:
             raise LinkError(f"{self._wire.address}: {identity!r} answers now, before it was {self._identity!r}")
+
+    def _require_on(self, *channels: str) -> None:
+        for channel in channels:
+            if channel not in self._limits:
+                raise InstrumentError(f"{self.name}: channel {channel} is not switched on; switch_on it with a limit")
 
     def _reading(self, sense: str, full_scale: float | None, averages: int) -> str:
         """Settings of a channel for a reading, if it has others."""

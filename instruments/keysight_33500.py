@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Unpack
 
 from pydantic import BeforeValidator
@@ -93,6 +93,7 @@ class Keysight33512BPulser(Keysight33512B):
         self._wire = open_visa(address, timeout=timeout, backend=backend)
         self._resistance = SOURCE_RESISTANCE + series_resistance
         self._armed: tuple[dict[int, float], float, int] | None = None  # levels, width, count; outputs are on
+        self._held: frozenset[int] = frozenset()  # channels that hold a voltage; outputs are on
         self._mark: str | None = None  # that the instrument shows, if that is known
         try:
             self._identity = self._introduction()
@@ -191,13 +192,48 @@ class Keysight33512BPulser(Keysight33512B):
                 f"{self.name} fired {mark!r} and says {error}; look for a short or a source against it"
             )
 
+    def hold(self, levels: Mapping[int, float]) -> None:
+        """Hold channels at voltages (V without a load, by channel) until told otherwise, read back.
+
+        From off they go on at 0 V first. Channels without a level are switched off.
+
+        Raises
+        ------
+        LimitError
+            A level is beyond what the generator does; nothing was sent.
+        CompliancePolicyError
+            A setting reads back otherwise; outputs are off.
+        """
+        for channel, level in levels.items():
+            self._check_channel(channel)
+            if not abs(level) <= LEVEL_MAX:
+                raise LimitError(
+                    f"{self.name}: {level:g} V on channel {channel}; it holds {LEVEL_MAX:g} V, either sign"
+                )
+        with self._wire.lock:
+            try:
+                if self._held != levels.keys():
+                    self.switch_off()
+                    self._set_up_direct(levels)
+                    self._set_offsets(dict.fromkeys(levels, 0.0))
+                    self._switch_on(list(levels))
+                    self._held = frozenset(levels)
+                self._set_offsets(levels)
+            except InstrumentError:
+                self.switch_off()
+                raise
+
+    def source_resistance(self) -> float:
+        """Resistance (Ohm) of an output and what is in its line: what a load takes of a level."""
+        return self._resistance
+
     def last_mark(self) -> str:
         """The mark of the last pulse that was fired; empty since power-on."""
         return self._ask("DISP:TEXT?").strip('"')
 
     def switch_off(self) -> None:
         """Switch all channels off, and read back that they are."""
-        self._armed = None
+        self._armed, self._held = None, frozenset()
         self._see_off(self._ask(_OFF))
 
     def safe(self) -> None:
@@ -208,7 +244,7 @@ class Keysight33512BPulser(Keysight33512B):
         InstrumentError
             It does not say that it is off: switch it off by hand.
         """
-        self._armed = None
+        self._armed, self._held = None, frozenset()
         self._see_off(again.off(self._wire, _OFF, self._reintroduce))
 
     def close(self) -> None:
@@ -222,8 +258,7 @@ class Keysight33512BPulser(Keysight33512B):
 
     def _check(self, levels: dict[int, float], width: float, count: int) -> None:
         for channel, level in levels.items():
-            if channel not in CHANNELS:
-                raise LimitError(f"{self.name}: channel {channel} is none of {', '.join(map(str, CHANNELS))}")
+            self._check_channel(channel)
             if not LEVEL_MIN <= abs(level) <= LEVEL_MAX:
                 raise LimitError(
                     f"{self.name}: a pulse of {level:g} V on channel {channel} is outside of {LEVEL_MIN:g} V to "
@@ -235,6 +270,28 @@ class Keysight33512BPulser(Keysight33512B):
             raise LimitError(f"{self.name}: a width of {width:g} s is outside of {WIDTH_MIN:g} s to {WIDTH_MAX:g} s")
         if not 1 <= count <= COUNT_MAX or count != int(count):
             raise LimitError(f"{self.name}: a burst of {count} pulses is outside of 1 to {COUNT_MAX}")
+
+    def _check_channel(self, channel: int) -> None:
+        if channel not in CHANNELS:
+            raise LimitError(f"{self.name}: channel {channel} is none of {', '.join(map(str, CHANNELS))}")
+
+    def _set_up_direct(self, channels: Iterable[int]) -> None:
+        """Constant voltage, with the outputs off, and read back."""
+        for channel in channels:
+            source = f":SOUR{channel}"
+            settings = f"*CLS;:OUTP{channel}:LOAD INF;{source}:BURS:STAT 0;{source}:FUNC DC;:OUTP{channel}:POL NORM"
+            asked: dict[str, str | float] = {
+                f":OUTP{channel}:LOAD?": 9.9e37, f"{source}:BURS:STAT?": "0", f"{source}:FUNC?": "DC",
+                f":OUTP{channel}:POL?": "NORM",
+            }  # fmt: skip
+            self._compare(asked, self._ask(f"{settings};{';'.join(asked)}"))
+        self._raise_errors()
+
+    def _set_offsets(self, levels: Mapping[int, float]) -> None:
+        """Voltages that are held, read back."""
+        settings = [f":SOUR{channel}:VOLT:OFFS {level:.6E}" for channel, level in levels.items()]
+        asked: dict[str, str | float] = {f":SOUR{channel}:VOLT:OFFS?": level for channel, level in levels.items()}
+        self._compare(asked, self._ask(";".join([*settings, *asked])))
 
     def _only_levels_change(self, wanted: tuple[dict[int, float], float, int]) -> bool:
         """Whether what is armed differs only in the size of its levels, which leaves the outputs at 0 V."""

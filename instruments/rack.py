@@ -19,6 +19,7 @@ from qcodes.instrument import Instrument, InstrumentBaseKWArgs
 from instruments import limits
 from instruments.off_recipe import DISCHARGE
 from instruments.quantities import Seconds, Volts, in_unit
+from instruments.rack_sweep import CellSweep, bias_of, check_steps
 from instruments.roles import (
     ArrayCapabilities,
     BoolArray,
@@ -32,6 +33,7 @@ from instruments.roles import (
     Pulser,
     RouteError,
     SourceMeter,
+    SweptCell,
     SwitchMatrix,
     UnknownOutcomeError,
 )
@@ -56,6 +58,8 @@ BANKS, VECTORS_MAX = 4, 1024
 _WIDTHS = (50e-9, 10e-3, 1e-9)  # s; smallest, largest, step: sharp against the edges of the generator
 _COUNT_MAX, _AVERAGES_MAX = 1000, 100
 _MARK = re.compile(r"xbar (\d+)/(\d+)")
+DELAY_MAX = 10.0
+"""Longest time at a voltage of a sweep (s; assumed)."""
 _GIVES_UP = 15.0  # s; in which another thread comes to its next action, whatever it waits for
 _REFUSED = {
     "V/3": "it takes V, V/3, 2V/3 and 0 at once, three outputs beside ground; the generator has two",
@@ -68,9 +72,10 @@ T = TypeVar("T")
 class Rack(Instrument):
     """Source measure unit, pulse generator and matrix, wired to a die without gates; fills the role `ArrayTester`.
 
-    The die is one kernel. Every cell is reached by routing: for a reading, its column goes to channel a, its row to
-    channel b, all other lines to ground; for a pulse, its column goes to the first output of the generator, its row to
-    ground, all other lines to the second output at half of the pulse (scheme ``V/2``) or to nothing (``floating``).
+    It also takes curves of single cells (`CellSweeper`). The die is one kernel. Every cell is reached by routing: for a
+    reading, its column goes to channel a, its row to channel b, all other lines to ground; for a pulse, its column goes
+    to the first output of the generator, its row to ground, all other lines to the second output at half of the pulse
+    (scheme ``V/2``) or to nothing (``floating``).
     Relays only move while all outputs are at 0 V. Outputs stay on at 0 V from the first request to `idle`.
 
     With two channels one line is driven at a time: a product is measured line by line and added up here. A pulse
@@ -88,11 +93,13 @@ class Rack(Instrument):
     rows, columns
         Matrix column that each row and column of the die is wired to: slot and column, ``"103"``.
     pulse_limit
-        Largest pulse (V, either sign).
+        Largest pulse (V, either sign), and largest voltage of a sweep.
     current_limit
         Of both channels of the unit when they read (A).
     read_limit
         Largest voltage that reads (V, either sign): well below what moves a device. The default is assumed.
+    sweep_limit
+        Largest compliance of a sweep (A). The default is the guard of the laboratory's RESET sweeps (arXiv:2305.18495).
     settling
         Seconds between closing relays and switching on. The default is assumed.
     smu_rows, pulser_rows, ground_row
@@ -120,6 +127,7 @@ class Rack(Instrument):
         pulse_limit: Volts,
         current_limit: Amperes = 5e-3,
         read_limit: Volts = 0.3,
+        sweep_limit: Amperes = 10e-3,
         settling: Seconds = 0.0,
         smu_rows: tuple[str, str] = ("A", "B"),
         pulser_rows: tuple[str, str] = ("C", "D"),
@@ -136,6 +144,7 @@ class Rack(Instrument):
         self._pulse_row, self._half_row = pulser_rows
         self._ground_row = ground_row
         self._current_limit = current_limit
+        self._sweep_limit = sweep_limit
         self._settling = settling
         self._capabilities = _capabilities(name, len(rows), len(columns), pulse_limit, read_limit, current_limit)
         self._lock = threading.RLock()
@@ -377,6 +386,74 @@ class Rack(Instrument):
         match = _MARK.fullmatch(self._pulser.last_mark())
         number = int(match[1]) if match else 0
         return number, number
+
+    # -- curves --------------------------------------------------------------------------------------------------
+
+    def check_sweep(self, voltage: FloatArray, compliance: float, dwell: float) -> None:
+        """Refuse a sweep that is beyond the limits of the rack; `LimitError` says what to change."""
+        caps = self._capabilities
+        check_steps(voltage)
+        peak = float(voltage[-1])
+        if not caps.v_min <= peak <= caps.v_max:
+            raise LimitError(f"{self.name}: a sweep to {peak:g} V; pulse_limit is {caps.v_max:g} V: lower the voltage")
+        if not 0 < compliance <= self._sweep_limit:
+            raise LimitError(
+                f"{self.name}: a compliance of {compliance:g} A; it must be positive and at most sweep_limit, "
+                f"{self._sweep_limit:g} A"
+            )
+        if not 0 <= dwell <= DELAY_MAX:
+            raise LimitError(f"{self.name}: {dwell:g} s at each voltage; it waits {DELAY_MAX:g} s at most")
+
+    def sweep(
+        self, kernel: int, row: int, column: int, voltage: FloatArray, *, compliance: float, dwell: float
+    ) -> SweptCell:
+        """Step one cell through voltages ``[n]`` (V), `dwell` (s) at each, and back (`instruments.rack_sweep`).
+
+        The unit's own limit is the compliance and what the other cells of the row carry at most, so a cell that
+        switches abruptly at a low voltage may carry up to as much more until the step is measured.
+
+        Parameters
+        ----------
+        kernel
+            0: the die.
+        row, column
+            The cell.
+        voltage
+            Of one sign, rising in size.
+        compliance
+            Current through the cell at which the sweep turns back (A).
+
+        Raises
+        ------
+        LimitError
+            Beyond a limit of the rack, or the other cells draw too much; no cell saw more than a reading.
+        """
+        caps = self._capabilities
+        limits.check_kernel(caps, kernel)
+        self.check_sweep(voltage, compliance, dwell)
+        if not (0 <= row < caps.rows and 0 <= column < caps.columns):
+            raise LimitError(f"{self.name}: there is no cell [{row}, {column}] in {caps.rows} x {caps.columns}")
+        volts = min(0.2, caps.v_read_max)
+        g = self.read(0, volts, current_range=len(RANGES) - 1) / volts
+        bias = bias_of(g, row, column, self._pulser.source_resistance())
+        bias.check(float(voltage[-1]), caps.v_max)
+        with self._lock, self._working():
+            self._sources_off()
+            try:
+                parts = self._smu, self._pulser, self._route_sweep, self._require_not_stopped
+                return CellSweep(*parts, bias, voltage, compliance, dwell).run()
+            finally:
+                self._sources_off()  # so that nothing keeps a limit of the sweep
+
+    def _route_sweep(self, row: int, column: int, biased: bool) -> None:
+        """For the sweep of a cell, or for what the other cells of its row carry alone; outputs are at 0 V or off."""
+        rows = [("row", at) for at in range(self._capabilities.rows) if at != row]
+        columns = [("column", at) for at in range(self._capabilities.columns) if at != column]
+        special = {("row", row): self._sense_row}
+        special |= dict.fromkeys(rows, self._pulse_row if biased else self._ground_row)
+        special |= dict.fromkeys(columns, self._half_row if biased else self._drive_row)
+        special[("column", column)] = self._drive_row if biased else self._ground_row
+        self._switch(self._relays(special, None))
 
     # -- rest and safety -----------------------------------------------------------------------------------------
 

@@ -167,6 +167,23 @@ class ArrayCapabilities:
     schemes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class SweptCell:
+    """Current-voltage curve of one cell, up to a voltage and back.
+
+    `voltage` ``[n]``: the steps (V). `current` ``[2, n]`` (A): on the way up and on the way down; NaN where it was not
+    measured, because the sweep had turned back or an output was at its limit. `turned`: it turned back at the
+    compliance.
+    `leak_change`: what the sweep changed of the current of the other cells of the row, relative: they see a third of
+    the voltage, and what they carry is subtracted.
+    """
+
+    voltage: FloatArray
+    current: FloatArray
+    turned: bool
+    leak_change: float
+
+
 Direction = Literal["forward", "backward"]
 IdleMode = Literal["float", "soft_ground", "hard_ground"]
 
@@ -270,6 +287,23 @@ class ArrayTester(Protocol):
 
 
 @runtime_checkable
+class CellSweeper(Protocol):
+    """An array tester that takes current-voltage curves of single cells of a passive array, with a compliance."""
+
+    def check_sweep(self, voltage: FloatArray, compliance: float, dwell: float) -> None:
+        """Refuse a sweep that is beyond the limits of the tester; `LimitError` says what to change."""
+
+    def sweep(
+        self, kernel: int, row: int, column: int, voltage: FloatArray, *, compliance: float, dwell: float
+    ) -> SweptCell:
+        """Step one cell through voltages ``[n]`` (V; one sign, rising in size), `dwell` (s) at each, and back.
+
+        It turns back early where the current reaches `compliance` (A). All other cells see a third of the voltage.
+        Never repeated: a sweep writes.
+        """
+
+
+@runtime_checkable
 class Clock(Protocol):
     """Tells how long a station has been at work, where that is not the time of the wall clock."""
 
@@ -324,6 +358,12 @@ class SourceMeter(Protocol):
         +-inf where the range `full_scale` (A) is passed, or one of the two channels is at its limit.
         """
 
+    def hold_voltage(self, drive: str, voltage: float, sense: str, *, delay: float = 0.0) -> tuple[float, bool]:
+        """Put channel `drive` to a voltage (V) and leave it there; after `delay` (s), the current out of `sense` (A).
+
+        And whether one of the two channels is at its limit.
+        """
+
     def switch_off(self) -> None:
         """Put all channels to 0 V, then switch them off, and read back that they are."""
 
@@ -353,6 +393,15 @@ class Pulser(Protocol):
         Raises `PulseNotFiredError` if its reply is lost and the instrument does not show the mark,
         `UnknownOutcomeError` if that cannot be found out.
         """
+
+    def hold(self, levels: Mapping[int, float]) -> None:
+        """Hold channels at voltages (V without a load, by channel) until told otherwise, read back; from off, by 0 V.
+
+        Channels without a level are switched off.
+        """
+
+    def source_resistance(self) -> float:
+        """Resistance (Ohm) of an output and what is in its line: what a load takes of a level."""
 
     def last_mark(self) -> str:
         """The mark of the last pulse that was fired; empty since power-on."""

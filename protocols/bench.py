@@ -26,11 +26,13 @@ from analysis.record import Batch, Pulse, Record
 from instruments import order
 from instruments.roles import (
     ArrayTester,
+    CellSweeper,
     DieSite,
     FieldSource,
     InstrumentError,
     Prober,
     PulseNotFiredError,
+    SweptCell,
     UnknownOutcomeError,
     ZState,
 )
@@ -49,6 +51,8 @@ CONDUCTING = 20e-6
 WATCHDOG = 2.0
 #: Pulses to a cell over its whole life by the record's ledger that the bench lets through (assumed).
 DOSE_LIMIT = 10_000
+#: Bias scheme of sweeps, as the record has it: it is not one of those that pulses have.
+SWEPT = "V/3, sweep"
 #: Seconds before each new attempt at a pulse that the tester says it did not fire (busy, request lost).
 NOT_FIRED_PAUSES = (0.1, 0.3, 1.0)
 
@@ -199,6 +203,30 @@ class LedgeredTester:
         self._record.keep_readings(batch, xr.Dataset(read, attrs={"kernel": kernel, "v_read": read_voltage}))
         return currents
 
+    def can_sweep(self) -> bool:
+        """Whether the tester takes current-voltage curves."""
+        return isinstance(self._tester, CellSweeper)
+
+    def sweep(
+        self, kernel: int, row: int, column: int, voltage: np.ndarray, *, compliance: float, dwell: float
+    ) -> tuple[int, SweptCell]:
+        """As `CellSweeper.sweep`, committed first: as one pulse of its highest voltage and whole duration.
+
+        Returns
+        -------
+        Number of the batch in the record, for `keep_readings`, and the curve.
+        """
+        self._tester.check_sweep(voltage, compliance, dwell)  # type: ignore[attr-defined]
+        capabilities = self._tester.capabilities()
+        mask = np.zeros((capabilities.rows, capabilities.columns), bool)
+        mask[row, column] = True
+        stress = Pulse(kernel, mask, float(voltage[-1]), 2 * voltage.size * dwell, 1, SWEPT)
+        batch, _ = self._intend([stress], counted=False)
+        how: dict[str, Any] = {"compliance": compliance, "dwell": dwell}
+        curve = self._tester.sweep(kernel, row, column, voltage, **how)  # type: ignore[attr-defined]
+        self._record.fired(batch)
+        return batch, curve
+
     def settle(self, batch: Batch) -> int | None:
         """Find out how much of a batch that was cut in the middle was fired, by the tester's own count.
 
@@ -252,8 +280,11 @@ class LedgeredTester:
                 "See to its cable and supply; the pulses that were fired before are in the record"
             ) from error
 
-    def _intend(self, pulses: Sequence[Pulse]) -> tuple[int, int]:
-        """Commit a batch that may be fired; its number, and how many pulse frames the tester had executed before."""
+    def _intend(self, pulses: Sequence[Pulse], *, counted: bool = True) -> tuple[int, int]:
+        """Commit a batch that may be fired; its number, and how many pulse frames the tester had executed before.
+
+        What the tester does not count (`counted`) is taken for done if it is cut.
+        """
         self._check()
         dose = self.dose()
         for pulse in pulses:
@@ -265,7 +296,8 @@ class LedgeredTester:
                 f"{self._dose_limit} over its life. Nothing was fired. Take it out of the schedule, or skip the die"
             )
         actions = self._tester.last_action()[1]
-        return self._record.intend(self._run, self.die, pulses, tester=self.identity(), actions=actions), actions
+        known = actions if counted else None
+        return self._record.intend(self._run, self.die, pulses, tester=self.identity(), actions=known), actions
 
 
 def _under(scheme: str | None) -> dict[str, Any]:

@@ -18,23 +18,19 @@ import xarray as xr
 from rich.console import Console
 
 from analysis.digest import digest
-from analysis.moons_results import MoonsResults
-from analysis.picture_results import PictureResults
 from analysis.record import COMPUTED, Record, RecordError, Step
-from analysis.results import LotResults
 from instruments.broker_client import Broker, BrokerError, ReplayError
 from instruments.station import load_station
 from protocols import identity
 from protocols.bench import Bench
 from protocols.catalogue import find
-from protocols.moons_table import print_moons
 from protocols.open_station import describe_station, traffic_file
 from protocols.parameters import parse
-from protocols.picture_table import print_picture
 from protocols.progress import RunProgress
 from protocols.provenance import in_folder_of
 from protocols.run import Run
 from protocols.selection import RunSettings
+from protocols.show import KINDS
 from protocols.stopping import RunStopped, StopRequest
 
 
@@ -116,16 +112,11 @@ def replay(folder: Path, run: int | None = None, console: Console | None = None)
 
 def replay_and_show(folder: Path, run: int | None) -> None:
     """Replay a run and say what came of it; exit status 1 if anything was different."""
-    from analysis.table import results_table
-
     console = Console()
     found = replay(folder, run, console)
-    if isinstance(found.value, LotResults):
-        console.print(results_table(found.value))
-    elif isinstance(found.value, MoonsResults):
-        print_moons(console, found.value)
-    elif isinstance(found.value, PictureResults):
-        print_picture(console, found.value)
+    kind = KINDS.get(type(found.value))
+    if kind is not None:
+        kind.print(console, found.value)
     text = (
         f"run {found.run} ({found.ended}): {found.same} of {found.steps} steps reproduced bit for bit, no station used"
     )

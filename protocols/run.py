@@ -420,6 +420,7 @@ def _survey(bench: Bench, die: None) -> xr.Dataset:
         "limits": {name: getattr(capabilities, name) for name in ("v_min", "v_max", "v_read_max", "dac_lsb")},
         "cell": capabilities.cell,
         "schemes": list(capabilities.schemes),
+        "sweeps": bench.array.can_sweep(),
     }
     return xr.Dataset({"sites": (("die", "axis"), np.asarray(sites, np.int64))}, attrs=attrs)
 

@@ -5,24 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from analysis.moons_results import PROTOCOL as MOONS
-from analysis.moons_results import MoonsResults, moons_results
-from analysis.picture_results import PROTOCOL as PICTURE
-from analysis.picture_results import PictureResults, picture_results
+from analysis import iv_results, lot_results, moons_results, picture_results
 from analysis.record import Record
 from analysis.results import LotResults
 from instruments.roles import InstrumentError
 from protocols.execute import execute
-from protocols.moons_table import show_moons
+from protocols.iv_table import print_iv, show_iv
+from protocols.moons_table import print_moons, show_moons
 from protocols.open_station import LEASE
-from protocols.picture_table import show_picture
+from protocols.picture_table import print_picture, show_picture
 from protocols.selection import RunSettings
 
 #: Exit status of a run that was stopped or aborted by Ctrl-C and can be gone on with; the shell's number for that.
@@ -58,15 +56,11 @@ def run_and_show(
     except InstrumentError as error:
         error.add_note(f"when that is put right, xbar resume {out} goes on; every finished step is in the record")
         raise
-    value = outcome.value
-    if isinstance(value, LotResults):
-        show_lot(console, value, out, json_path)
-    elif isinstance(value, MoonsResults):
-        show_moons(console, value, out, json_path)
-    elif isinstance(value, PictureResults):
-        show_picture(console, value, out, json_path)
-    elif value is not None:
-        console.print(value)
+    kind = KINDS.get(type(outcome.value))
+    if kind is not None:
+        kind.show(console, outcome.value, out, json_path)
+    elif outcome.value is not None:
+        console.print(outcome.value)
     console.print(f"record: {out.resolve()}", soft_wrap=True, highlight=False)
     if outcome.status == "stopped":  # a script that goes on after us must see that the run is not finished
         _say_how_to_go_on(console, "stopped", out)
@@ -77,28 +71,50 @@ def show_lot(console: Console, results: LotResults, out: Path, json_path: Path |
     """Print the table, write `report.html` into the lot folder and the JSON file."""
     from analysis.report import write_report
     from analysis.summary import summary
-    from analysis.table import results_table
 
     report = out / "report.html"
     write_report(results, report)
-    console.print(results_table(results))
+    print_lot(console, results)
     if json_path is not None:
         json_path.write_text(json.dumps(summary(results), indent=2) + "\n", encoding="utf-8")
     console.print(f"report: {report.resolve()}", soft_wrap=True, highlight=False)
 
 
+def print_lot(console: Console, results: LotResults) -> None:
+    """Print how each die came out."""
+    from analysis.table import results_table
+
+    console.print(results_table(results))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Results of one kind: the protocol they are of, how they come from a record, and how they are shown."""
+
+    protocol: str
+    of_record: Callable[[Record], Any]
+    show: Callable[[Console, Any, Path, Path | None], None]
+    print: Callable[[Console, Any], None]
+
+
+#: By the class of the results. A record of any other protocol is looked at as the first.
+KINDS: dict[type, Kind] = {
+    LotResults: Kind("mtj-mnist", lot_results.lot_results, show_lot, print_lot),
+    moons_results.MoonsResults: Kind(moons_results.PROTOCOL, moons_results.moons_results, show_moons, print_moons),
+    picture_results.PictureResults: Kind(
+        picture_results.PROTOCOL, picture_results.picture_results, show_picture, print_picture
+    ),
+    iv_results.IVResults: Kind(iv_results.PROTOCOL, iv_results.iv_results, show_iv, print_iv),
+}
+
+
 def show_record(folder: Path, json_path: Path | None) -> None:
     """Table, report and JSON of a run from its record."""
-    from analysis.lot_results import lot_results
-
     with Record.open(folder, create=False, write=False) as record:
         runs = record.runs()
-        if runs and runs[-1]["protocol"] == MOONS:
-            show_moons(Console(), moons_results(record), folder, json_path)
-        elif runs and runs[-1]["protocol"] == PICTURE:
-            show_picture(Console(), picture_results(record), folder, json_path)
-        else:
-            show_lot(Console(), lot_results(record), folder, json_path)
+        named = [kind for kind in KINDS.values() if runs and kind.protocol == runs[-1]["protocol"]]
+        kind = named[0] if named else KINDS[LotResults]
+        kind.show(Console(), kind.of_record(record), folder, json_path)
 
 
 def show_score(folder: Path, truth: Path, json_path: Path | None) -> None:

@@ -44,17 +44,18 @@ def headline(found: dict[str, Any]) -> list[str]:
             low, middle, high = half["v_switch"]
             text += f" at {middle:.2f} V (quartiles {min(low, high, key=abs):.2f} and {max(low, high, key=abs):.2f} V)"
             text += f", to {1e6 * half['g_after'][1]:.0f} uS"
-        said.append(f"{text}; {half['turned']} turned back at the compliance.")
+        said.append(f"{text}; {half['turned']} turned back at the compliance (*).")
     moved, spoilt = found["others_moved"], _spoilt(found)
     if moved:
+        others = "another cell" if moved == 1 else f"{moved} other cells"
         said.append(
-            f"{moved} other cells moved while they saw a third of the voltage: write what matters after the loops, or "
-            "turn earlier (v_set, v_reset)."
+            f"{others} moved on seeing a third of the voltage: write what matters after the loops, or turn earlier "
+            "(v_set, v_reset)."
         )
     if spoilt:
         said.append(
-            f"In {spoilt} halves the other cells of the row changed their current by more than {LEAK_MOVED:.0%}: near "
-            "the turning point such a curve is off by that share of what they carry."
+            f"In {spoilt} {'half' if spoilt == 1 else 'halves'} the current of the row's other cells changed by more "
+            f"than {LEAK_MOVED:.0%}: near the turning point such a curve is off by that share of what they carry."
         )
     return said
 
@@ -72,7 +73,7 @@ def loop_row(loop: dict[str, Any]) -> list[str]:
         g = [f"{1e6 * half[key]:.0f}" if half[key] is not None else "-" for key in ("g_before", "g_after")]
         volts = "-" if half["v_switch"] is None else f"{half['v_switch']:.2f}"
         amperes = "-" if half["i_max"] is None else f"{1e3 * half['i_max']:.2f}"
-        row += [volts, " -> ".join(g), amperes + (" (compliance)" if half["turned"] else "")]
+        row += [volts, " -> ".join(g), amperes + (" *" if half["turned"] else "")]
     return [*row, str(loop["moved"])]
 
 

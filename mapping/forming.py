@@ -29,7 +29,7 @@ class Forming:
         Read voltage (V).
     averages
         Reads averaged.
-    current_max
+    i_max
         Largest current (A) that a pulse may drive into a device that has just become conducting; None: not looked at.
         Pulses have no compliance, so what stands in the line must bound it; a tester that cannot say how far it does
         is refused.
@@ -43,7 +43,7 @@ class Forming:
     width: float = 200e-9
     v_read: float = 0.2
     averages: int = 1
-    current_max: float | None = None
+    i_max: float | None = None
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -54,8 +54,8 @@ class Forming:
             )
         if not min(self.r_formed, self.width, self.v_read) > 0 or min(self.confirmations, self.averages) < 1:
             raise ValueError("r_formed, width and v_read must be positive, confirmations and averages at least 1")
-        if self.current_max is not None and not self.current_max > 0:
-            raise ValueError(f"current_max {self.current_max:g} A must be positive; None if it is not to be looked at")
+        if self.i_max is not None and not self.i_max > 0:
+            raise ValueError(f"i_max {self.i_max:g} A must be positive; None if it is not to be looked at")
 
 
 class FormingRamps:

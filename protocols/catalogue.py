@@ -16,10 +16,16 @@ SHIPPED = {
     "tio2-moons": "protocols.tio2_moons:tio2_moons",
     "grey-picture": "protocols.grey_picture:grey_picture",
     "iv-sweep": "protocols.iv_sweep:iv_sweep",
+    "forming": "protocols.form_lot:form_lot",
 }
 
 #: Lot of the simulated station of a protocol, where it is not `LOT`.
-LOTS = {"tio2-moons": "tio2-8x8@rack", "grey-picture": "tio2-64x64", "iv-sweep": "tio2-8x8@rack"}
+LOTS = {
+    "tio2-moons": "tio2-8x8@rack",
+    "grey-picture": "tio2-64x64",
+    "iv-sweep": "tio2-8x8@rack",
+    "forming": "tio2-8x8@rack",
+}
 LOT = "mtj"
 
 

@@ -88,17 +88,15 @@ def check_forming(bench: Bench, settings: Forming, scheme: str) -> None:
         raise LimitError(
             f"width of {settings.width:g} s: this station fires {caps.width_min:g} to {caps.width_max:g} s"
         )
-    if settings.current_max is None:
+    if settings.i_max is None:
         return
     bound = getattr(bench.array, "current_bound", None)
     if bound is None:
+        raise LimitError("i_max: this tester does not say what current its pulses can drive; set i_max none")
+    if bound(settings.cap) > settings.i_max:
         raise LimitError(
-            "current_max: this tester does not say what current its pulses can drive; set current_max none"
-        )
-    if bound(settings.cap) > settings.current_max:
-        raise LimitError(
-            f"a pulse of {settings.cap:g} V can drive {bound(settings.cap):.3g} A, current_max is "
-            f"{settings.current_max:.3g} A: put a larger resistor into the line and say so in the station file"
+            f"a pulse of {settings.cap:g} V can drive {bound(settings.cap):.3g} A, i_max is "
+            f"{settings.i_max:.3g} A: put a larger resistor into the line and say so in the station file"
         )
 
 

@@ -57,7 +57,7 @@ def test_no_reading_leads_beyond_the_cap_or_pulses_a_formed_device(reads):
         assert not (amplitude and g * SHORT.r_formed >= 1)
 
 
-@pytest.mark.parametrize("wrong", [{"start": 11.0}, {"step": 0.0}, {"confirmations": 0}, {"current_max": -1.0}])
+@pytest.mark.parametrize("wrong", [{"start": 11.0}, {"step": 0.0}, {"confirmations": 0}, {"i_max": -1.0}])
 def test_impossible_settings_are_refused(wrong):
-    with pytest.raises(ValueError, match=r"start must be|confirmations|current_max"):
+    with pytest.raises(ValueError, match=r"start must be|confirmations|i_max"):
         replace(Forming(), **wrong)

@@ -46,7 +46,7 @@ def test_what_the_tester_cannot_do_is_refused_before_any_pulse(bench, die):
     for change, said in (
         ({}, rf"forming up to cap 10 V: this station fires {v_max:g} V at most"),
         ({"start": 1.0, "cap": 1.5, "width": 1.0}, "width of 1 s"),
-        ({"start": 1.0, "cap": 1.5, "current_max": 1e-3}, "does not say what current"),
+        ({"start": 1.0, "cap": 1.5, "i_max": 1e-3}, "does not say what current"),
     ):
         with pytest.raises(LimitError, match=said):
             form(bench, die, settings=Forming(**change))

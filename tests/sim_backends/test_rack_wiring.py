@@ -249,3 +249,34 @@ def test_a_large_die_has_more_lines_than_the_matrix():
         RackSpec().for_die(64, 64)
     with pytest.raises(ValueError, match="pads for 1 rows"):
         RackSpec(die_rows=("101",)).for_die(8, 8)
+
+
+def test_what_changed_is_seen_by_the_next_look(rack):
+    """A solution is kept while nothing changes: a level, a relay, a pulse and a dwell each make it another."""
+    rack.connect("1B01,2A01", "H")
+    out(rack, a=Output(0.2), b=Output(0.0))
+    looks = [rack.wiring.operate().current["smu.a"]]
+    assert rack.wiring.operate().current["smu.a"] == looks[0]
+
+    def look():
+        looks.append(rack.wiring.operate().current["smu.a"])
+        assert looks[-1] != looks[-2]
+        i_column = rack.die.terminal_currents(rack.wiring.operate().rows, rack.wiring.operate().columns)[1]
+        assert looks[-1] == pytest.approx(i_column[[0, 1][len(looks) == 3]], rel=1e-9)
+
+    out(rack, a=Output(0.25))
+    look()
+    out(rack, a=Output(0.0))
+    rack.connect("1B01,2A02", "H")
+    out(rack, a=Output(0.25))
+    look()
+    out(rack, a=Output(0.0))
+    rack.connect("1B01,2A01", "H")
+    out(rack, a=Output(0.25))
+    look()
+    rack.wiring.pulse({"smu.a": 1.4}, 20e-6, 3, {})
+    look()
+    out(rack, a=Output(1.2))
+    look()
+    rack.wiring.dwell(0.1)
+    look()

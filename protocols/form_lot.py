@@ -1,0 +1,73 @@
+"""`xbar run forming`: form the devices of every die that do not conduct yet, with rising pulses."""
+
+from __future__ import annotations
+
+import numpy as np
+from rich.table import Table
+
+from instruments.roles import LimitError
+from mapping.array_cells import cells_of
+from mapping.forming import Forming
+from mapping.touch_up import check_writing
+from protocols.characterise import check_contact
+from protocols.forming import form
+from protocols.limits import check_read_voltage, check_scheme
+from protocols.run import Run, protocol
+
+
+@protocol
+def form_lot(
+    run: Run,
+    *,
+    cells: str = "all",
+    v_start: float = 3.5,
+    v_step: float = 0.01,
+    v_cap: float = 10.0,
+    r_formed: float = 20e3,
+    t_width: float = 200e-9,
+    i_max: float | None = None,
+    scheme: str = "V/2",
+) -> Table:
+    """Form every device by rising pulses until its resistance is low and stays so.
+
+    Parameters
+    ----------
+    cells : str
+        ``all``, ``diagonal``, or rows and columns: ``"3,4 0,7"``.
+    v_start, v_step, v_cap : float
+        First amplitude, increment and highest amplitude (V).
+    r_formed : float
+        A device of at most this resistance (Ohm) is formed.
+    t_width : float
+        Pulse width (s).
+    i_max : float, optional
+        Largest current (A) that a pulse may drive into a device that has just become conducting.
+    scheme : str
+        Bias scheme of the pulses.
+    """
+    settings = Forming(v_start, v_step, v_cap, r_formed, width=t_width, i_max=i_max)
+    check_writing(scheme)
+    survey = run.survey()
+    check_read_voltage(survey, settings.v_read)
+    check_scheme(survey, scheme)
+    if not settings.cap <= survey.attrs["limits"]["v_max"]:
+        raise LimitError(
+            f"v_cap of {settings.cap:g} V: this station fires {survey.attrs['limits']['v_max']:g} V at most; lower "
+            "v_cap and v_start, or see pulse_limit in the station file"
+        )
+    geometry = survey.attrs["geometry"]
+    chosen = np.zeros((geometry["kernels"], geometry["rows"], geometry["columns"]), bool)
+    for row_at, column in cells_of(cells, geometry["rows"], geometry["columns"]):
+        chosen[:, row_at, column] = True
+    table = Table("die", "verdict", "cells", "formed", "pulses", "what is not formed")
+    for die in run.dies():
+        row = [die.name, "could not be done"]
+        with run.attempt(die):
+            if run.step(check_contact, die).attrs["verdict"] == "pass":
+                a = run.step(form, die, settings=settings, scheme=scheme, cells=chosen).attrs
+                row = [die.name, a["verdict"], str(int(chosen.sum())), str(a["formed"]), str(a["pulses"])]
+                row += [a.get("reason", "")]
+            else:
+                row = [die.name, "no contact"]
+        table.add_row(*row)
+    return table

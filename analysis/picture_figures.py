@@ -27,9 +27,9 @@ def tolerance_of(settings: str) -> float:
     return float(json.loads(settings)["tolerance"])
 
 
-def picture(title: str, g: FloatArray, good: BoolArray | None = None) -> Any:
-    """Conductances ``[row, column]`` (S) as greys from 100 to 500 uS; broken cells in colour."""
-    mapper = LinearColorMapper(palette=GREYS, low=100, high=500)
+def picture(title: str, g: FloatArray, scale: tuple[float, float], good: BoolArray | None = None) -> Any:
+    """Conductances ``[row, column]`` (S) as greys, black and white at `scale` (S); broken cells in colour."""
+    mapper = LinearColorMapper(palette=GREYS, low=1e6 * scale[0], high=1e6 * scale[1])
     plot = _square(title, 1e6 * g, mapper, [("conductance", "@image{0.0} uS")])
     _mark(plot, good)
     plot.add_layout(ColorBar(color_mapper=mapper, width=10, title="uS"), "right")

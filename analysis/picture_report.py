@@ -37,6 +37,8 @@ def render(results: PictureResults) -> str:
         numbers=found,
         headline=headline(found),
         rows=[(die, die_row(each)) for die, each in found["dies"].items()],
+        black=f"{1e6 * results.scale[0]:.0f} uS",
+        white=f"{1e6 * results.scale[1]:.0f} uS",
         shown=list(results.written)[:SHOWN],
         details=detail_rows(found),
     )
@@ -44,11 +46,13 @@ def render(results: PictureResults) -> str:
 
 def figures(results: PictureResults) -> dict[str, Any]:
     """Figures by name; those of dies have its name at their end."""
-    out: dict[str, Any] = {"wanted": drawn.picture("wanted", results.wanted)}
+    out: dict[str, Any] = {"wanted": drawn.picture("wanted", results.wanted, results.scale)}
     for die in list(results.written)[:SHOWN]:
         data, good = results.written[die], functional(results, die)[0]
         error = relative_error(results, die)[0]
-        out[f"held_{die}"] = drawn.picture(f"on die {die}", np.nan_to_num(data["achieved"].values[0]), good)
+        out[f"held_{die}"] = drawn.picture(
+            f"on die {die}", np.nan_to_num(data["achieved"].values[0]), results.scale, good
+        )
         out[f"error_{die}"] = drawn.error_map(error, good)
     if results.written:
         good = {die: functional(results, die) for die in results.written}

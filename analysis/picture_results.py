@@ -40,12 +40,15 @@ class PictureResults:
         The picture as conductances (S).
     name : str
         Of the picture.
+    scale : tuple
+        Conductances of black and white (S).
     measured, written : dict
         Results of `measure_analog` and of the last `write_analog`, by die in route order.
     """
 
     wanted: FloatArray
     name: str
+    scale: tuple[float, float]
     measured: dict[str, xr.Dataset]
     written: dict[str, xr.Dataset]
     seed: int
@@ -73,6 +76,7 @@ def picture_results(record: Record, protocol: str = PROTOCOL) -> PictureResults:
     return PictureResults(
         wanted=np.asarray(kept["wanted"].values, np.float64),
         name=str(kept.attrs["name"]),
+        scale=(float(kept.attrs["g_min"]), float(kept.attrs["g_max"])),
         measured={name: measured[name][-1] for name in names},
         written={name: written[name][-1] for name in names if written.get(name)},
         seed=int(run["provenance"]["seed"]),

@@ -49,6 +49,9 @@ DRIVE, SENSE = "a", "b"
 RANGES = (100e-9, 1e-6, 10e-6, 100e-6, 1e-3, 10e-3)
 """Current ranges (A) of the unit that are offered, smallest first."""
 
+CURRENT_LIMIT, READ_LIMIT = 5e-3, 0.3
+"""Compliance (A) and largest voltage (V) of readings, where the station file says nothing (assumed)."""
+
 VOLT_STEP = 1e-3
 """What voltages are rounded to (V): the generator sets four digits."""
 
@@ -125,8 +128,8 @@ class Rack(Instrument):
         rows: list[str],
         columns: list[str],
         pulse_limit: Volts,
-        current_limit: Amperes = 5e-3,
-        read_limit: Volts = 0.3,
+        current_limit: Amperes = CURRENT_LIMIT,
+        read_limit: Volts = READ_LIMIT,
         sweep_limit: Amperes = 10e-3,
         settling: Seconds = 0.0,
         smu_rows: tuple[str, str] = ("A", "B"),
@@ -139,14 +142,14 @@ class Rack(Instrument):
         self._pulser = _part(name, "pulser", pulser, Pulser)  # type: ignore[type-abstract]
         self._matrix = _part(name, "matrix", matrix, SwitchMatrix)  # type: ignore[type-abstract]
         self._lines = {"row": list(rows), "column": list(columns)}
-        _check_wiring(name, [*rows, *columns], [*smu_rows, *pulser_rows, ground_row])
+        check_wiring(name, [*rows, *columns], [*smu_rows, *pulser_rows, ground_row])
         self._drive_row, self._sense_row = smu_rows
         self._pulse_row, self._half_row = pulser_rows
         self._ground_row = ground_row
         self._current_limit = current_limit
         self._sweep_limit = sweep_limit
         self._settling = settling
-        self._capabilities = _capabilities(name, len(rows), len(columns), pulse_limit, read_limit, current_limit)
+        self._capabilities = rack_capabilities(name, len(rows), len(columns), pulse_limit, read_limit, current_limit)
         self._lock = threading.RLock()
         self._banks: dict[int, FloatArray] = {}
         self._reading: bool = False  # the unit is on
@@ -622,16 +625,18 @@ def _part(rack: str, what: str, name: str, role: type[T]) -> T:
     return cast(T, found)
 
 
-def _check_wiring(rack: str, pads: list[str], rows: list[str]) -> None:
+def check_wiring(rack: str, pads: list[str], rows: list[str]) -> None:
+    """Refuse two lines on one column of the matrix, and two outputs on one row; `RouteError` names it."""
     for what, names in (("two lines on column", pads), ("row", rows)):
         twice = sorted({each for each in names if names.count(each) > 1})
         if twice:
             raise RouteError(f"{rack}: {what} {twice[0]}{' is taken twice' if what == 'row' else ''} of the matrix")
 
 
-def _capabilities(
+def rack_capabilities(
     rack: str, rows: int, columns: int, pulse_limit: float, read_limit: float, current_limit: float
 ) -> ArrayCapabilities:
+    """What a rack can do that is wired to so many lines; `LimitError` for limits (V, V, A) that it cannot keep."""
     for name, value, largest, unit in (
         ("pulse_limit", pulse_limit, 10.0, "V"),
         ("read_limit", read_limit, 6.0, "V"),

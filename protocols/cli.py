@@ -162,6 +162,7 @@ def plan(
     name: Annotated[str, typer.Argument(help="Protocol: mtj-mnist, program, or my_script.py:my_protocol")],
     station: Annotated[Path | None, typer.Option(help="Station file to check; nothing is connected.")] = None,
     like: Annotated[Path | None, typer.Option(help="Folder of an earlier run at that station.")] = None,
+    lot: Annotated[str | None, typer.Option(help="Kind of die that is assumed, such as tio2-8x8@rack.")] = None,
     dies: Dies = None,
     seed: Annotated[int, typer.Option(help="Seed of the run.", min=0)] = 0,
     settings: Settings = None,
@@ -169,16 +170,15 @@ def plan(
     """Say what a run would do, what that costs and whether it can work, without a station."""
     from rich.console import Console
 
-    from protocols.catalogue import find, name_in_record
+    from protocols.catalogue import find, lot_of, name_in_record
     from protocols.parameters import parse
     from protocols.plan import plan_protocol
     from protocols.plan_table import show_plan
 
     function = find(name)
     parameters = parse(function, _assignments(settings or []) | _options(context.args))
-    planned = plan_protocol(
-        function, name_in_record(name), parameters, station=station, dies=dies, seed=seed, like=like
-    )
+    where: dict[str, Any] = {"station": station, "like": like, "lot": lot or lot_of(name)}
+    planned = plan_protocol(function, name_in_record(name), parameters, dies=dies, seed=seed, **where)
     show_plan(Console(), planned)
     if not planned.possible:
         raise SystemExit(1)

@@ -8,10 +8,9 @@ for a limit at the station. Every duration and every property of a cell is assum
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from instruments import limits
 from instruments.frames import LARGEST_PAYLOAD
@@ -26,16 +25,8 @@ from instruments.roles import (
     ProberError,
     ZState,
 )
-from mapping.coding import AP, P
+from protocols.costing_dies import Cells, typical_die
 
-#: Conductance of a typical cell with its selector (S), by state; assumed: 5 kOhm with 120 % TMR behind 2 kOhm.
-CONDUCTANCE = {P: 140e-6, AP: 78e-6}
-#: Scatter of the conductance from cell to cell, relative; assumed (3 to 10 % is usual). The same on every die.
-SCATTER = 0.05
-#: Smallest pulse (V, magnitude) that switches a typical cell; assumed, a little below the default write pulses.
-SWITCHES = {AP: 0.9, P: 0.75}
-#: Share of cells of a die never written that are in AP; assumed.
-FRESH_AP = 0.5
 #: Degrees Celsius that the chuck reports; assumed.
 TEMPERATURE = 25.0
 
@@ -117,29 +108,6 @@ class Costs:
         """Count the same once more."""
         for each in fields(self):
             setattr(self, each.name, getattr(self, each.name) + getattr(more, each.name))
-
-
-@dataclass
-class Cells:
-    """The cells of one die, ``[kernel, row, column]``.
-
-    Attributes
-    ----------
-    state
-        `coding.P` or `coding.AP`.
-    dose
-        Pulses that each cell has had.
-    energy
-        Joule that each cell has had at most: ``V**2 * G_P * width`` of every pulse (in AP it takes less).
-    """
-
-    state: NDArray[np.int8]
-    dose: NDArray[np.int64]
-    energy: FloatArray
-
-    def copy(self) -> Cells:
-        """As they are now."""
-        return Cells(self.state.copy(), self.dose.copy(), self.energy.copy())
 
 
 class CostingProber:
@@ -244,35 +212,21 @@ class Extremes:
     read: float = 0.0
 
 
-@dataclass
-class _TypicalDie:
-    """What every die is taken for: conductances by state, and the states of a die that was never written."""
-
-    shape: tuple[int, int, int]
-    conductance: dict[int, FloatArray] = field(init=False)
-
-    def __post_init__(self) -> None:
-        scatter = 1 + SCATTER * np.clip(np.random.default_rng(1).standard_normal(self.shape), -3, 3)
-        self.conductance = {state: typical * scatter for state, typical in CONDUCTANCE.items()}
-
-    def fresh(self) -> Cells:
-        """A die that was never written."""
-        state = np.where(np.random.default_rng(2).random(self.shape) < FRESH_AP, AP, P).astype(np.int8)
-        return Cells(state, np.zeros(self.shape, np.int64), np.zeros(self.shape))
-
-
 class CostingTester:
     """Counts requests and answers as a typical die would; fills the role `ArrayTester`.
 
     A request beyond `capabilities` raises `LimitError` as the driver of a framed board does.
     """
 
+    #: Of a pulse that arrives at a passive cell.
+    share = 1.0
+
     def __init__(
         self, prober: CostingProber, capabilities: ArrayCapabilities, costs: Costs, durations: Durations, identity: str
     ) -> None:
         self._prober, self._caps, self._costs, self._durations = prober, capabilities, costs, durations
         self._identity = identity
-        self._typical = _TypicalDie((capabilities.kernels, capabilities.rows, capabilities.columns))
+        self._typical = typical_die(capabilities, self.share)
         self._banks: dict[int, FloatArray] = {}
         self._calibrated: set[int] = set()
         self._fired = 0
@@ -319,7 +273,8 @@ class CostingTester:
         if not chosen.any():
             return np.full(chosen.shape, np.nan)
         self._exchange(6 + _mask_bytes(chosen), 3 + 4 * int(np.count_nonzero(chosen)))
-        return self._measured(kernel, voltage, chosen, current_range, averages)
+        self._take_reading(chosen, averages)
+        return self._measured(kernel, voltage, chosen, current_range)
 
     def pulse(
         self,
@@ -335,7 +290,7 @@ class CostingTester:
         chosen = self._check_pulse(kernel, mask, amplitude, width, count, scheme)
         if chosen.any():
             self._exchange(9 + _mask_bytes(chosen) + (scheme is not None), 1)
-            self._fire(kernel, chosen, amplitude, width, count)
+            self._fire(kernel, chosen, amplitude, width, count, scheme)
 
     def pulse_and_read(
         self,
@@ -356,8 +311,9 @@ class CostingTester:
         if not chosen.any():
             return np.full(chosen.shape, np.nan)
         self._exchange(14 + _mask_bytes(chosen) + (scheme is not None), 3 + 4 * int(np.count_nonzero(chosen)))
-        self._fire(kernel, chosen, amplitude, width, count)
-        return self._measured(kernel, read_voltage, chosen, current_range, averages)
+        self._fire(kernel, chosen, amplitude, width, count, scheme)
+        self._take_reading(chosen, averages)
+        return self._measured(kernel, read_voltage, chosen, current_range)
 
     # -- vectors -----------------------------------------------------------------------------------------------------
 
@@ -400,10 +356,8 @@ class CostingTester:
         drives, senses = limits.check_lines("driven", driven, sides[0]), limits.check_lines("sensed", sensed, sides[1])
         vectors = self._vectors(bank, len(drives), start, count)
         self._calibrate(current_range)
-        for size in _pieces(len(vectors), (LARGEST_PAYLOAD - 4) // (2 * len(senses))):
-            self._exchange(18 if max(sides) <= 32 else 26, 4 + 2 * size * len(senses))
+        self._take_products(vectors, len(senses), averages)
         self._costs.vectors += len(vectors)
-        self._costs.station_time += len(vectors) * self._sampling(averages)
         g = self._conductance(kernel)
         return self._digitised(vectors @ (g.T if forward else g)[np.ix_(drives, senses)], current_range)
 
@@ -462,52 +416,54 @@ class CostingTester:
         limits.check_scheme(caps, scheme)
         return chosen
 
-    def _measured(
-        self, kernel: int, voltage: float, chosen: BoolArray, current_range: int, averages: int
-    ) -> FloatArray:
-        self._costs.cells_read += int(np.count_nonzero(chosen))
+    def _take_reading(self, chosen: BoolArray, averages: int) -> None:
+        """Count the time that cells take: those of one column are read together."""
         self._costs.station_time += int(chosen.any(axis=0).sum()) * self._sampling(averages)
+
+    def _take_shots(self, chosen: BoolArray, volts: float, width: float, count: int, scheme: str | None) -> None:
+        """Count the time that a pulse takes."""
+        duration = self._durations.settling + count * (width + self._durations.pulse_gap)
+        self._costs.station_time += self._times(chosen) * duration
+
+    def _take_products(self, vectors: FloatArray, sensed: int, averages: int) -> None:
+        """Count the requests and the time of products with vectors ``[n, line]``: all sensed lines at once."""
+        for size in _pieces(len(vectors), (LARGEST_PAYLOAD - 4) // (2 * sensed)):
+            self._exchange(18 if max(self._caps.rows, self._caps.columns) <= 32 else 26, 4 + 2 * size * sensed)
+        self._costs.station_time += len(vectors) * self._sampling(averages)
+
+    def _measured(self, kernel: int, voltage: float, chosen: BoolArray, current_range: int) -> FloatArray:
+        self._costs.cells_read += int(np.count_nonzero(chosen))
         currents = self._conductance(kernel) * limits.applied_read_voltage(self._caps, voltage)
         return np.where(chosen, self._digitised(currents, current_range), np.nan)
 
-    def _fire(self, kernel: int, chosen: BoolArray, amplitude: float, width: float, count: int) -> None:
+    def _fire(
+        self, kernel: int, chosen: BoolArray, amplitude: float, width: float, count: int, scheme: str | None
+    ) -> None:
         volts = limits.pulse_code(self._caps, amplitude) * self._caps.dac_lsb
         self.extremes.pulse_low = min(self.extremes.pulse_low, volts)
         self.extremes.pulse_high = max(self.extremes.pulse_high, volts)
         if not self._fired:
             self._once(0, 7)  # the driver asks for the last action before its first pulse
         self._fired += 1
-        duration = self._durations.settling + count * (width + self._durations.pulse_gap)
-        self._costs.station_time += self._times(chosen) * duration
+        self._take_shots(chosen, volts, width, count, scheme)
         self._costs.pulses += count * int(np.count_nonzero(chosen))
         self._costs.pulse_requests += 1
         site = self._prober.touched()
         if site is not None:
-            self._costs.energy += self._pulse_cells(self.cells(site), kernel, chosen, volts, width * count, count)
+            cells, how = self.cells(site), (volts, width * count, count, scheme)
+            self._costs.energy += self._typical.pulse(cells, kernel, chosen, *how)
 
     def _times(self, chosen: BoolArray) -> int:
         """How often lines are selected for a mask: column by column, or each set of rows of a passive array once."""
         columns = chosen[:, chosen.any(axis=0)]
         return int(np.unique(columns, axis=1).shape[1] if self._caps.schemes else columns.shape[1])
 
-    def _pulse_cells(
-        self, cells: Cells, kernel: int, chosen: BoolArray, volts: float, seconds: float, count: int
-    ) -> float:
-        """Bring the pulses to the cells; returns the energy of all of them (J)."""
-        energy = np.where(chosen, volts**2 * self._typical.conductance[P][kernel] * seconds, 0.0)
-        cells.dose[kernel] += count * chosen
-        cells.energy[kernel] += energy
-        state = AP if volts > 0 else P
-        if abs(volts) >= SWITCHES[state]:
-            cells.state[kernel][chosen] = state
-        return float(energy.sum())
-
     def _conductance(self, kernel: int) -> FloatArray:
         """Conductances ``[row, column]`` of a kernel under the needles (S)."""
-        site, g = self._prober.touched(), self._typical.conductance
+        site = self._prober.touched()
         if site is None:
             return np.zeros((self._caps.rows, self._caps.columns))
-        return np.where(self.cells(site).state[kernel] == P, g[P][kernel], g[AP][kernel])
+        return self._typical.conductance(self.cells(site), kernel)
 
     def _digitised(self, currents: FloatArray, current_range: int) -> FloatArray:
         full = next(each.full_scale for each in self._caps.ranges if each.index == current_range)

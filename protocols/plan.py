@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.record import Record
+from instruments.keysight_33500 import SOURCE_RESISTANCE
 from instruments.roles import ArrayCapabilities
 from protocols.costing_bench import Costs, Extremes
 from protocols.plan_run import CostingStation, PlanRun, Refusal, Tally
@@ -68,6 +69,9 @@ class Plan:
         Joule of the cell that gets most, at most.
     extremes, capabilities
         Largest voltages, and the limits they were checked against.
+    current_bound
+        Largest current (A) that the largest pulse can drive into a short; None where the tester limits it or that is
+        not known.
     wire_times
         Name of a link and seconds that the wire adds on it, for the link of the station or the usual ones.
     record_bytes, traffic_bytes
@@ -88,6 +92,7 @@ class Plan:
     energy_max: float
     extremes: Extremes
     capabilities: ArrayCapabilities
+    current_bound: float | None
     wire_times: tuple[tuple[str, float], ...]
     record_bytes: int
     traffic_bytes: int
@@ -109,6 +114,7 @@ def plan_protocol(
     dies: int | None,
     seed: int,
     like: Path | None,
+    lot: str = "mtj",
 ) -> Plan:
     """Run a protocol on the costing bench.
 
@@ -123,8 +129,10 @@ def plan_protocol(
     seed : int
         Of the run.
     like : Path or None
-        Folder of an earlier run at that station, which tells its limits and dies; else those of a documented board
+        Folder of an earlier run at that station, which tells its limits and dies; else those of a documented station
         with 36 dies are assumed.
+    lot : str
+        Kind of die that is assumed then, with ``@rack`` if a rack drives it.
 
     Returns
     -------
@@ -137,7 +145,7 @@ def plan_protocol(
     Exception
         Whatever a fault of the protocol's own code raises.
     """
-    planned = planned_station(station, like)
+    planned = planned_station(station, like, lot)
     with tempfile.TemporaryDirectory(prefix="xbar-plan-") as folder, Record.open(folder) as record:
         costing = CostingStation(planned)
         run = PlanRun(record, name, RunSettings(seed, dies, stop_after=0), costing)
@@ -173,12 +181,18 @@ def _plan(run: PlanRun, planned: PlannedStation) -> Plan:
         energy_max=max((float(cells.energy.max()) for cells in touched), default=0.0),
         extremes=costing.tester.extremes,
         capabilities=planned.capabilities,
+        current_bound=_current_bound(costing.tester.extremes, planned),
         wire_times=tuple(_wire_times(costs, planned)),
         record_bytes=record,
         traffic_bytes=traffic,
-        warnings=tuple(_warnings(tally, planned, dose_max, record + traffic)),
+        warnings=tuple(_warnings(tally, planned, costing.tester.extremes, dose_max, record + traffic)),
         refusals=(*wiring, *tally.refusals.values()),
     )
+
+
+def _current_bound(extremes: Extremes, planned: PlannedStation) -> float | None:
+    """Of a generator without compliance: what stands in its line bounds the current."""
+    return None if planned.resistance is None else max(extremes.pulse_high, -extremes.pulse_low) / planned.resistance
 
 
 def _noted_bytes(tally: Tally, costs: Costs, caps: ArrayCapabilities) -> int:
@@ -193,11 +207,17 @@ def _wire_times(costs: Costs, planned: PlannedStation) -> Iterator[tuple[str, fl
         yield link.name, waited + link.time(costs.board_requests, costs.board_bytes)
 
 
-def _warnings(tally: Tally, planned: PlannedStation, dose_max: int, disk: int) -> Iterator[str]:
+def _warnings(tally: Tally, planned: PlannedStation, extremes: Extremes, dose_max: int, disk: int) -> Iterator[str]:
     free = shutil.disk_usage(Path.cwd()).free
     if disk > free:
         yield f"the disk here has {free / 1e9:.2g} GB left, the run writes {disk / 1e9:.2g} GB; choose another --out"
     yield from (text if count == 1 else f"{text} ({count} times)" for text, count in tally.warnings.items())
+    bound = _current_bound(extremes, planned)
+    if bound and planned.resistance == SOURCE_RESISTANCE:
+        yield (
+            f"a pulse can drive {1e3 * bound:.0f} mA into a cell that shorts: the generator has no compliance, and no "
+            "resistor is in its lines. If your dies do not bear that, put one in and say so (series_resistance)"
+        )
     if not planned.checked:
         yield "no station file was given: its wiring was not checked"
     if dose_max > DOSE_WARNING * tally.dose_limit:

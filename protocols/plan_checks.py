@@ -12,11 +12,14 @@ import numpy as np
 
 from instruments import limits
 from instruments.roles import ArrayCapabilities, LimitError
+from mapping.analog_schedule import AnalogSchedule
 from mapping.coding import AP, DONT_CARE, P
+from mapping.conductance_targets import TargetError, check_tolerance
 from mapping.die_record import HARD_DEFECTS, DieRecord
 from mapping.schedule import PulseSettings, WriteSchedule
+from protocols.analog_write import check_analog
 from protocols.bench import DOSE_LIMIT
-from protocols.costing_bench import Cells
+from protocols.costing_dies import Cells
 
 
 class PlanRefusedError(ValueError):
@@ -88,6 +91,34 @@ def check_dose(schedule: WriteSchedule, cells: Cells, record: DieRecord | None) 
             f"{np.count_nonzero(spent)} cells that are to be written have had {cells.dose[spent].max()} pulses by "
             f"then, dose_limit is {schedule.pulse.dose_limit}: they would be given up. Raise dose_limit, or "
             "write less often"
+        )
+
+
+def check_analog_schedule(caps: ArrayCapabilities, schedule: AnalogSchedule, cells: Cells) -> None:
+    """Refuse an analog schedule that the tester would refuse on the way, or that asks for more than a read can tell.
+
+    Raises
+    ------
+    PlanRefusedError
+        Naming the setting, or the cell that has had its pulses.
+    """
+    targets = schedule.targets
+    different = [name for name, value in schedule.geometry.to_dict().items() if _listed(getattr(caps, name)) != value]
+    if different:
+        raise PlanRefusedError(
+            f"the schedule is for dies of another {different[0]} than the tester has; make it again for this geometry"
+        )
+    try:
+        check_analog(caps, schedule.settings, schedule.scheme)
+        check_tolerance(float(np.nanmin(targets.tolerance[targets.wanted])), schedule.settings.averages)
+    except (LimitError, TargetError) as error:
+        raise PlanRefusedError(f"the schedule cannot be written here: {error}") from error
+    spent = targets.wanted & (cells.dose >= schedule.dose_limit)
+    if spent.any():
+        kernel, row, column = (int(at) for at in np.argwhere(spent)[0])
+        raise PlanRefusedError(
+            f"cell [{row}, {column}] of kernel {kernel} has had {cells.dose[kernel, row, column]} pulses by then, "
+            f"dose_limit is {schedule.dose_limit}: it would be given up. Raise dose_limit, or write less often"
         )
 
 

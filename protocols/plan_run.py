@@ -18,11 +18,14 @@ import xarray as xr
 from analysis.digest import describe
 from analysis.record import Record
 from instruments.roles import LimitError
+from mapping.analog_schedule import AnalogSchedule
 from mapping.die_record import DieRecord
 from mapping.schedule import PulseSettings, WriteSchedule
 from protocols.bench import DOSE_LIMIT, Bench, Die
-from protocols.costing_bench import Cells, CostingProber, CostingTester, Costs, Durations
-from protocols.plan_checks import check_dose, check_life, check_pulse_settings, check_schedule
+from protocols.costing_bench import CostingProber, CostingTester, Costs, Durations
+from protocols.costing_dies import Cells
+from protocols.costing_rack import CostingRack
+from protocols.plan_checks import check_analog_schedule, check_dose, check_life, check_pulse_settings, check_schedule
 from protocols.planned import typical_of
 from protocols.planned_station import PlannedStation
 from protocols.run import Run, RunSettings
@@ -45,7 +48,8 @@ class CostingStation:
     def __init__(self, planned: PlannedStation) -> None:
         self.planned, self.costs, self.durations = planned, Costs(), Durations()
         self.prober = CostingProber(planned.sites, self.costs, self.durations, planned.prober)
-        self.tester = CostingTester(self.prober, planned.capabilities, self.costs, self.durations, planned.array)
+        kind = CostingTester if planned.resistance is None else CostingRack
+        self.tester = kind(self.prober, planned.capabilities, self.costs, self.durations, planned.array)
 
     def bench(self, record: Record, run: int) -> Bench:
         """The bench of a run."""
@@ -215,6 +219,9 @@ class PlanRun(Run):
             check_pulse_settings(caps, pulse)
             self.tally.dose_limit = min(self.tally.dose_limit, pulse.dose_limit)
         records = [value for value in inputs.values() if isinstance(value, DieRecord)]
+        for analog in (value for value in inputs.values() if isinstance(value, AnalogSchedule)):
+            self.tally.dose_limit = min(self.tally.dose_limit, analog.dose_limit)
+            check_analog_schedule(caps, analog, cells)
         for schedule in (value for value in inputs.values() if isinstance(value, WriteSchedule)):
             check_schedule(caps, schedule)
             self.tally.dose_limit = min(self.tally.dose_limit, schedule.pulse.dose_limit)

@@ -65,6 +65,8 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str, str]]:
     yield "pulses to cells", f"{costs.pulses:,}", f"in {costs.pulse_requests:,} requests"
     yield "most on one cell", f"{plan.dose_max:,}", f"of {plan.dose_limit:,} allowed"
     yield "pulse voltage", pulses, f"of {caps.v_min:+.3g} to {caps.v_max:+.3g} V allowed"
+    if plan.current_bound is not None:
+        yield "pulse current", _si(plan.current_bound, "A"), "at most, into a short: the generator has no compliance"
     yield "read voltage", f"{extremes.read:.3g} V", f"of {caps.v_read_max:.3g} V allowed"
     yield "energy of one cell", _si(plan.energy_max, "J"), f"at most; {_si(costs.energy, 'J')} in all"
     yield "cells read", f"{costs.cells_read:,}", ""

@@ -14,11 +14,14 @@ from typing import Any
 
 import xarray as xr
 import yaml
+from quantiphy import Quantity
 
 from analysis.record import Record
 from instruments import station as station_files
 from instruments.board_caps import BoardCaps, capabilities
-from instruments.roles import ArrayCapabilities, DieSite, InstrumentError
+from instruments.keysight_33500 import SOURCE_RESISTANCE
+from instruments.rack import CURRENT_LIMIT, READ_LIMIT, check_wiring, rack_capabilities
+from instruments.roles import ArrayCapabilities, CurrentRange, DieSite, InstrumentError
 from mapping.geometry import MTJ_20K
 
 #: Dies of the route that is assumed, on a grid of so many columns.
@@ -48,6 +51,13 @@ DOCUMENTED = {
     "cell": "2T1R",
     "heartbeat": True,
 }
+
+#: Rows and columns of the passive dies that are documented.
+PASSIVE = {"tio2-8x8": 8, "tio2-64x64": 64}
+#: Ends the name of a lot that a rack drives.
+RACK = "@rack"
+#: Largest pulse of the documented rack (V): the lower cap of the TiO2 devices of arXiv:2305.18495.
+RACK_LIMIT = 2.1
 
 
 @dataclass(frozen=True)
@@ -96,6 +106,8 @@ class PlannedStation:
         Of the array tester and the route.
     prober, array
         Identities.
+    resistance
+        Of an output of the generator that fires the pulses, with what is in its line (Ohm); None: not a rack.
     links
         The wire to the board, or those that are usual where it is not known.
     source
@@ -110,13 +122,14 @@ class PlannedStation:
     sites: tuple[DieSite, ...]
     prober: str
     array: str
+    resistance: float | None
     links: tuple[Link, ...]
     source: str
     checked: bool
     refusals: tuple[str, ...]
 
 
-def planned_station(station: Path | None, like: Path | None) -> PlannedStation:
+def planned_station(station: Path | None, like: Path | None, lot: str = "mtj") -> PlannedStation:
     """The station that a run would meet.
 
     Parameters
@@ -125,59 +138,87 @@ def planned_station(station: Path | None, like: Path | None) -> PlannedStation:
         Station file; checked, never connected.
     like : Path or None
         Folder of an earlier run, whose survey gives limits and dies.
+    lot : str
+        Kind of die that is assumed without `like`, with ``@rack`` if a rack drives it.
 
     Raises
     ------
     RecordError
         If there is no record in `like`.
     PlanSourceError
-        If that record has no survey.
+        If that record has no survey, or the kind of die is not known.
     """
-    planned = _documented() if like is None else _surveyed(like)
+    planned = _documented(lot) if like is None else _surveyed(like, lot)
     if station is None:
         return planned
     try:
         settings = station_files.check_station(station)
+        return _wired(replace(planned, checked=True), station, settings, lot)
     except InstrumentError as error:
         return replace(planned, checked=True, refusals=(str(error),))
-    return _wired(replace(planned, checked=True), station, settings)
 
 
 class PlanSourceError(ValueError):
     """The earlier run does not say what station it was done at."""
 
 
-def _documented() -> PlannedStation:
-    sites = tuple(DieSite(number % COLUMNS, number // COLUMNS) for number in range(DIES))
+def _documented(lot: str) -> PlannedStation:
+    kind, rack = lot.removesuffix(RACK), lot.endswith(RACK)
+    if kind not in ("mtj", *PASSIVE) or (rack and kind == "mtj"):
+        known = ", ".join(("mtj", *PASSIVE, *(f"{each}{RACK}" for each in PASSIVE)))
+        raise PlanSourceError(
+            f"a plan knows the dies {known}, not {lot!r}; choose one with --lot, or an earlier run with --like"
+        )
+    if rack:
+        caps = rack_capabilities("rack", PASSIVE[kind], PASSIVE[kind], RACK_LIMIT, READ_LIMIT, CURRENT_LIMIT)
+        what, array = "a rack as in docs/rack.md", "a rack as documented"
+    else:
+        caps = _passive_board(PASSIVE[kind]) if kind in PASSIVE else capabilities(BoardCaps.model_validate(DOCUMENTED))
+        what, array = "a board as in docs/board_protocol.md", "a board as documented"
     return PlannedStation(
-        capabilities=capabilities(BoardCaps.model_validate(DOCUMENTED)),
-        sites=sites,
+        capabilities=caps,
+        sites=tuple(DieSite(number % COLUMNS, number // COLUMNS) for number in range(DIES)),
         prober="a prober",
-        array="a board as documented",
-        links=(serial_link(BAUDRATE), NETWORK),
-        source=f"assumed: a board as in docs/board_protocol.md, {DIES} dies of kind mtj-20k",
+        array=array,
+        resistance=SOURCE_RESISTANCE if rack else None,
+        links=(NETWORK,) if rack else (serial_link(BAUDRATE), NETWORK),
+        source=f"assumed: {what}, {DIES} dies of kind {kind if kind in PASSIVE else 'mtj-20k'}",
         checked=False,
         refusals=(),
     )
 
 
-def _surveyed(folder: Path) -> PlannedStation:
-    """Limits and dies as an earlier run found them; what its survey does not hold is that of the documented board."""
+def _passive_board(lines: int) -> ArrayCapabilities:
+    """The documented board with passive dies of so many rows and columns: larger pulses, ranges for a whole line."""
+    gated = capabilities(BoardCaps.model_validate(DOCUMENTED))
+    ranges = (*gated.ranges, CurrentRange(5, 5e-3), CurrentRange(6, 20e-3))
+    one: dict[str, Any] = {"kernels": 1, "blocks": 1, "kernel_block": (0,), "kernel_row": (0,), "kernel_column": (0,)}
+    size: dict[str, Any] = {"rows": lines, "columns": lines, "block_rows": lines, "block_columns": lines}
+    schemes = ("V/2", "V/3", "grounded", "floating")
+    return replace(gated, **one, **size, v_min=-2.5, v_max=2.5, ranges=ranges, cell="1R", schemes=schemes)
+
+
+def _surveyed(folder: Path, lot: str) -> PlannedStation:
+    """Limits and dies as an earlier run found them; what its survey does not hold is that of a documented station."""
     with Record.open(folder, create=False, write=False) as record:
         survey, stations = record.latest_with("", "sites"), record.events("station")
     if survey is None:
         raise PlanSourceError(f"the record in {folder} has no survey of a station; choose a run that began at one")
-    known: dict[str, Any] = {**survey.attrs["geometry"], **survey.attrs["limits"]}
+    attrs, instruments = survey.attrs, _recorded(stations)
+    known: dict[str, Any] = {**attrs["geometry"], **attrs["limits"]}
+    known |= {name: attrs[name] for name in ("cell", "schemes") if name in attrs}  # older ones are of cells with gates
     names = ArrayCapabilities.__dataclass_fields__
     found: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in known.items() if name in names}
-    assumed = _documented()
+    rack = _is_rack(instruments)
+    assumed = _documented(("tio2-8x8@rack" if rack else "tio2-8x8") if known.get("schemes") else "mtj")
     return replace(
         assumed,
         capabilities=replace(assumed.capabilities, **found),
         sites=_sites(survey),
-        prober=survey.attrs["prober"],
-        array=survey.attrs["array"],
-        links=_links_of(_recorded(stations)) or assumed.links,
+        prober=attrs["prober"],
+        array=attrs["array"],
+        resistance=_resistance(instruments) if rack else None,
+        links=_links_of(instruments.get("array", {})) or assumed.links,
         source=f"survey of {folder} ({survey.sizes['die']} dies); current ranges and pulse widths assumed",
     )
 
@@ -187,11 +228,24 @@ def _sites(survey: xr.Dataset) -> tuple[DieSite, ...]:
 
 
 def _recorded(stations: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the last station file of a record says of the array; empty if it cannot be read any more."""
+    """What the last station file of a record says of its instruments; empty if it cannot be read any more."""
     try:
-        return dict(yaml.safe_load(stations[-1]["data"]["station"])["instruments"]["array"])
-    except (IndexError, KeyError, TypeError, ValueError, yaml.YAMLError):
+        return {
+            name: dict(each) for name, each in yaml.safe_load(stations[-1]["data"]["station"])["instruments"].items()
+        }
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, yaml.YAMLError):
         return {}
+
+
+def _is_rack(instruments: dict[str, Any]) -> bool:
+    return str(instruments.get("array", {}).get("type", "")).endswith(".Rack")
+
+
+def _resistance(instruments: dict[str, Any]) -> float:
+    """Of the generator of a rack, with what is in its line (Ohm), by a station file that was read as YAML."""
+    rack = instruments["array"].get("init") or {}
+    pulser = instruments.get(str(rack.get("pulser")), {}).get("init") or {}
+    return SOURCE_RESISTANCE + float(Quantity(str(pulser.get("series_resistance", 0.0))))
 
 
 def _links_of(array: dict[str, Any]) -> tuple[Link, ...]:
@@ -204,9 +258,16 @@ def _links_of(array: dict[str, Any]) -> tuple[Link, ...]:
     return (serial_link(int(settings.get("baudrate", BAUDRATE))),)
 
 
-def _wired(planned: PlannedStation, path: Path, settings: dict[str, dict[str, Any]]) -> PlannedStation:
-    """The station with what its file says of the wires."""
-    array, caps = settings["array"], planned.capabilities
+def _wired(planned: PlannedStation, path: Path, settings: dict[str, dict[str, Any]], lot: str) -> PlannedStation:
+    """The station with what its file says of limits and wires."""
+    array = settings["array"]
+    if "matrix" in array:
+        return _wired_rack(planned, path, settings)
+    if planned.resistance is not None:  # a rack was assumed, this is a board
+        board = _documented(lot.removesuffix(RACK))
+        planned = replace(planned, capabilities=board.capabilities, array=board.array, resistance=None,
+                          links=board.links, source=board.source)  # fmt: skip
+    caps = planned.capabilities
     given = array.get("pulse_limit")
     limit = math.inf if given is None else abs(float(given))
     return replace(
@@ -214,6 +275,27 @@ def _wired(planned: PlannedStation, path: Path, settings: dict[str, dict[str, An
         capabilities=replace(caps, v_min=max(caps.v_min, -limit), v_max=min(caps.v_max, limit)),
         links=_links_of(array) or planned.links,
         refusals=shared_wires(path, settings),
+    )
+
+
+def _wired_rack(planned: PlannedStation, path: Path, settings: dict[str, dict[str, Any]]) -> PlannedStation:
+    """A rack as its file has it; no instrument of it is asked."""
+    array = settings["array"]
+    outputs = [*array.get("smu_rows", "AB"), *array.get("pulser_rows", "CD"), array.get("ground_row", "H")]
+    check_wiring("array", [*array["rows"], *array["columns"]], outputs)
+    limits = array["pulse_limit"], array.get("read_limit", READ_LIMIT), array.get("current_limit", CURRENT_LIMIT)
+    caps = rack_capabilities("array", len(array["rows"]), len(array["columns"]), *limits)
+    missing = [f"{part} {array[part]!r}" for part in ("smu", "pulser", "matrix") if array[part] not in settings]
+    lost = tuple(f"{path}: instruments.array: there is no {each}; list it above array" for each in missing)
+    series = settings.get(array["pulser"], {}).get("series_resistance", 0.0)
+    return replace(
+        planned,
+        capabilities=caps,
+        array=f"the rack of {path}",
+        resistance=SOURCE_RESISTANCE + float(series),
+        links=(NETWORK,),
+        source=f"rack of {path}, {len(planned.sites)} dies",
+        refusals=(*shared_wires(path, settings), *lost),
     )
 
 

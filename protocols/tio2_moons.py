@@ -177,6 +177,14 @@ def _measure_lot(run: Run, how: _How) -> tuple[list[Die], list[AnalogDie]]:
 # training
 
 
+def _planned_networks(*, moons: Moons, epochs: int, seed: int) -> xr.Dataset:
+    """Untrained networks: they are written and classified with as trained ones are."""
+    names = (ALL, REGULAR)
+    weights = np.stack([fresh_weights(seed)] * len(names))
+    return xr.Dataset({"weights": (("network", "parameter"), weights)}, coords={"network": list(names)})
+
+
+@planned_as(_planned_networks)
 def train_networks(report: Report, *, moons: Moons, epochs: int, seed: int) -> xr.Dataset:
     """The network with all techniques, and the one that knows of nothing."""
     names = (ALL, REGULAR)
@@ -196,6 +204,26 @@ def train_networks(report: Report, *, moons: Moons, epochs: int, seed: int) -> x
     )
 
 
+def _planned_dies(*, network: NDArray[Any], stuck: FloatArray, **_: Any) -> xr.Dataset:
+    """The network as it is, on every die, written from the largest conductance down."""
+    weights = network[:WEIGHTS].astype(float)
+    scale = scales(weights)
+    targets = PHYSICAL.targets(weights, scale)
+    order = np.argsort(np.argsort(-targets, axis=None)).reshape(targets.shape)
+    of_die = {"targets": targets, "events": order, "networks": network, "scale": scale}
+    same = {name: np.repeat(np.asarray(value)[None], len(stuck), axis=0) for name, value in of_die.items()}
+    return xr.Dataset(
+        {
+            "networks": (("die", "parameter"), same["networks"]),
+            "scale": (("die", "tensor"), same["scale"]),
+            "targets": (("die", "side", "weight"), same["targets"], {"units": "S"}),
+            "events": (("die", "side", "weight"), same["events"]),
+            "fit": ("die", np.ones(len(stuck))),
+        }
+    )
+
+
+@planned_as(_planned_dies)
 def plan_dies(report: Report, *, network: NDArray[Any], stuck: FloatArray, moons: Moons, seed: int) -> xr.Dataset:
     """What is to be written into each die, from its stuck cells ``[die, 2, 32]`` (S; NaN where a cell works)."""
     plan = _planned(network, stuck, moons, seed, report)

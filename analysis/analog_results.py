@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from analysis.lot_results import SURVEY, NothingMeasuredError, _of_run, _provenance
 from analysis.record import COMPUTED, Record
 from mapping.converge import Outcome
 from mapping.die_record import CellClass
@@ -27,6 +29,33 @@ CLASS_WORDS = {
     CellClass.WEAK: "weak",
     CellClass.DEAD_LINE: "on a dead line",
 }
+
+
+@dataclass(frozen=True)
+class History:
+    """The newest history of a protocol: results of one step function by die, in route order, and their origin."""
+
+    dies: dict[str, list[xr.Dataset]]
+    seed: int
+    provenance: dict[str, str]
+
+
+def history(record: Record, protocol: str, function: str) -> History:
+    """What a step function measured of the dies of the newest run of a protocol, finished or not.
+
+    Raises
+    ------
+    NothingMeasuredError
+        If it measured no die.
+    """
+    found, survey = record.results(protocol, function), record.results(protocol, SURVEY)
+    if not found or not survey:
+        raise NothingMeasuredError(f"no die of {protocol} was measured in {record.folder}; run it first")
+    run = [run for run in record.runs() if run["protocol"] == protocol][-1]
+    route = [f"c{column}r{row}" for column, row in survey[""][-1]["sites"].values]
+    names = [name for name in _of_run(route, run["provenance"]) if name in found]
+    provenance = _provenance(run, survey[""][-1])
+    return History({name: found[name] for name in names}, int(run["provenance"]["seed"]), provenance)
 
 
 def defects(data: xr.Dataset) -> dict[str, Any]:

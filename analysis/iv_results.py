@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from analysis.analog_results import times
-from analysis.lot_results import SURVEY, NothingMeasuredError, _of_run, _provenance
+from analysis.analog_results import history, times
 from analysis.record import Record
 
 PROTOCOL = "iv-sweep"
@@ -56,20 +55,15 @@ def iv_results(record: Record, protocol: str = PROTOCOL) -> IVResults:
     NothingMeasuredError
         If no loop was taken.
     """
-    swept, survey = record.results(protocol, SWEEP), record.results(protocol, SURVEY)
-    if not swept or not survey:
-        raise NothingMeasuredError(f"no loop of {protocol} was taken in {record.folder}; run it first")
-    run = [run for run in record.runs() if run["protocol"] == protocol][-1]
-    route = [f"c{column}r{row}" for column, row in survey[""][-1]["sites"].values]
-    names = [name for name in _of_run(route, run["provenance"]) if name in swept]
-    loops = {name: {_cell(data): data for data in swept[name]} for name in names}
-    last = swept[names[-1]][-1]
+    found = history(record, protocol, SWEEP)
+    loops = {name: {_cell(data): data for data in each} for name, each in found.dies.items()}
+    last = list(found.dies.values())[-1][-1]
     return IVResults(
         loops=loops,
         settings=json.loads(last.attrs["settings"]),
-        seed=int(run["provenance"]["seed"]),
+        seed=found.seed,
         time=times(record, protocol, KINDS),
-        provenance=_provenance(run, survey[""][-1]),
+        provenance=found.provenance,
     )
 
 

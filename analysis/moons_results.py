@@ -9,8 +9,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from analysis.analog_results import MEASURE, WRITE, defects, programming, times
-from analysis.lot_results import SURVEY, NothingMeasuredError, _latest, _of_run, _provenance
+from analysis.analog_results import MEASURE, WRITE, defects, history, programming, times
+from analysis.lot_results import _latest
 from analysis.record import Record
 
 BoolArray = NDArray[np.bool_]
@@ -106,13 +106,9 @@ def moons_results(record: Record, protocol: str = PROTOCOL) -> MoonsResults:
     NothingMeasuredError
         If no die was measured.
     """
-    measured, survey = record.results(protocol, MEASURE), record.results(protocol, SURVEY)
-    if not measured or not survey:
-        raise NothingMeasuredError(f"no die of {protocol} was measured in {record.folder}; run it first")
-    run = [run for run in record.runs() if run["protocol"] == protocol][-1]
-    route = [f"c{column}r{row}" for column, row in survey[""][-1]["sites"].values]
-    names = [name for name in _of_run(route, run["provenance"]) if name in measured]
-    usable = [name for name in names if measured[name][-1].attrs["verdict"] == "pass"]
+    found = history(record, protocol, MEASURE)
+    measured = {name: each[-1] for name, each in found.dies.items()}
+    usable = [name for name, each in measured.items() if each.attrs["verdict"] == "pass"]
     trained, plan = _latest(record, protocol, TRAIN), _latest(record, protocol, PLAN)
     written, classified = record.results(protocol, WRITE), record.results(protocol, CLASSIFY)
     of_dies = [_written(name, written[name], classified[name][-1]) for name in usable if classified.get(name)]
@@ -120,7 +116,7 @@ def moons_results(record: Record, protocol: str = PROTOCOL) -> MoonsResults:
     done = [usable.index(each.die) for each in of_dies]
     others = _latest(record, protocol, OTHERS)
     return MoonsResults(
-        measured={name: measured[name][-1] for name in names},
+        measured=measured,
         of_dies=tuple(of_dies),
         fit={} if fitting is None else dict(zip(usable, fitting["fit"].values.tolist(), strict=True)),
         noise_free=float(fitting["noise_free"].values[done].mean()) if fitting is not None and done else float("nan"),
@@ -128,10 +124,10 @@ def moons_results(record: Record, protocol: str = PROTOCOL) -> MoonsResults:
         monte_carlo=_latest(record, protocol, MONTE_CARLO),
         x=np.zeros((0, 2)) if trained is None else trained["x"].values,
         label=np.zeros(0, np.int64) if trained is None else trained["label"].values,
-        seed=int(run["provenance"]["seed"]),
+        seed=found.seed,
         data="" if trained is None else str(trained.attrs["data"]),
         time=times(record, protocol, KINDS),
-        provenance=_provenance(run, survey[""][-1]),
+        provenance=found.provenance,
     )
 
 

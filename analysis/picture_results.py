@@ -9,8 +9,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from analysis.analog_results import MEASURE, WRITE, defects, programming, times
-from analysis.lot_results import SURVEY, NothingMeasuredError, _latest, _of_run, _provenance
+from analysis.analog_results import MEASURE, WRITE, defects, history, programming, times
+from analysis.lot_results import NothingMeasuredError, _latest
 from analysis.record import Record
 from mapping.analog_die import AnalogDie
 
@@ -65,23 +65,19 @@ def picture_results(record: Record, protocol: str = PROTOCOL) -> PictureResults:
     NothingMeasuredError
         If no die was measured.
     """
-    measured, survey = record.results(protocol, MEASURE), record.results(protocol, SURVEY)
-    kept = _latest(record, protocol, PICTURE)
-    if not measured or not survey or kept is None:
-        raise NothingMeasuredError(f"no die of {protocol} was measured in {record.folder}; run it first")
-    run = [run for run in record.runs() if run["protocol"] == protocol][-1]
-    route = [f"c{column}r{row}" for column, row in survey[""][-1]["sites"].values]
-    names = [name for name in _of_run(route, run["provenance"]) if name in measured]
+    found, kept = history(record, protocol, MEASURE), _latest(record, protocol, PICTURE)
+    if kept is None:
+        raise NothingMeasuredError(f"{protocol} did not come to its picture in {record.folder}; run it first")
     written = record.results(protocol, WRITE)
     return PictureResults(
         wanted=np.asarray(kept["wanted"].values, np.float64),
         name=str(kept.attrs["name"]),
         scale=(float(kept.attrs["g_min"]), float(kept.attrs["g_max"])),
-        measured={name: measured[name][-1] for name in names},
-        written={name: written[name][-1] for name in names if written.get(name)},
-        seed=int(run["provenance"]["seed"]),
+        measured={name: each[-1] for name, each in found.dies.items()},
+        written={name: written[name][-1] for name in found.dies if written.get(name)},
+        seed=found.seed,
         time=times(record, protocol, KINDS),
-        provenance=_provenance(run, survey[""][-1]),
+        provenance=found.provenance,
     )
 
 

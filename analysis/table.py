@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -135,3 +136,8 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60:,} h {minutes % 60:02d} min"
+
+
+def print_lot(console: Console, results: LotResults) -> None:
+    """Print how the trainings came out."""
+    console.print(results_table(results))

@@ -1,9 +1,7 @@
-"""What `xbar run tio2-moons` prints and writes when it is done."""
+"""What `xbar run tio2-moons` prints when it is done."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -11,17 +9,6 @@ from rich.table import Table
 
 from analysis.analog_results import defects, programming
 from analysis.moons_results import MoonsResults, numbers
-
-
-def show_moons(console: Console, results: MoonsResults, out: Path, json_path: Path | None) -> None:
-    """Print the tables, write `report.html` into the lot folder and the JSON file."""
-    from analysis.moons_report import write_moons_report
-
-    report = write_moons_report(results, out / "report.html")
-    print_moons(console, results)
-    if json_path is not None:
-        json_path.write_text(json.dumps(numbers(results), indent=2) + "\n", encoding="utf-8")
-    console.print(f"report: {report.resolve()}", soft_wrap=True, highlight=False)
 
 
 def print_moons(console: Console, results: MoonsResults) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,14 +14,19 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis import iv_results, lot_results, moons_results, picture_results
+from analysis.iv_results import IVResults
+from analysis.moons_results import MoonsResults
+from analysis.picture_results import PictureResults
 from analysis.record import Record
 from analysis.results import LotResults
+from analysis.summary import summary
+from analysis.table import print_lot
 from instruments.roles import InstrumentError
 from protocols.execute import execute
-from protocols.iv_table import print_iv, show_iv
-from protocols.moons_table import print_moons, show_moons
+from protocols.iv_table import print_iv
+from protocols.moons_table import print_moons
 from protocols.open_station import LEASE
-from protocols.picture_table import print_picture, show_picture
+from protocols.picture_table import print_picture
 from protocols.selection import RunSettings
 
 #: Exit status of a run that was stopped or aborted by Ctrl-C and can be gone on with; the shell's number for that.
@@ -56,9 +62,8 @@ def run_and_show(
     except InstrumentError as error:
         error.add_note(f"when that is put right, xbar resume {out} goes on; every finished step is in the record")
         raise
-    kind = KINDS.get(type(outcome.value))
-    if kind is not None:
-        kind.show(console, outcome.value, out, json_path)
+    if type(outcome.value) in KINDS:
+        show(console, outcome.value, out, json_path)
     elif outcome.value is not None:
         console.print(outcome.value)
     console.print(f"record: {out.resolve()}", soft_wrap=True, highlight=False)
@@ -67,45 +72,57 @@ def run_and_show(
         raise SystemExit(STOPPED)
 
 
-def show_lot(console: Console, results: LotResults, out: Path, json_path: Path | None) -> None:
-    """Print the table, write `report.html` into the lot folder and the JSON file."""
-    from analysis.report import write_report
-    from analysis.summary import summary
-
-    report = out / "report.html"
-    write_report(results, report)
-    print_lot(console, results)
-    if json_path is not None:
-        json_path.write_text(json.dumps(summary(results), indent=2) + "\n", encoding="utf-8")
-    console.print(f"report: {report.resolve()}", soft_wrap=True, highlight=False)
-
-
-def print_lot(console: Console, results: LotResults) -> None:
-    """Print how each die came out."""
-    from analysis.table import results_table
-
-    console.print(results_table(results))
-
-
 @dataclass(frozen=True)
 class Kind:
-    """Results of one kind: the protocol they are of, how they come from a record, and how they are shown."""
+    """Results of one kind.
+
+    Attributes
+    ----------
+    protocol
+        That they are of.
+    of_record
+        Takes them from a record.
+    numbers
+        What ``--json`` writes of them.
+    print
+        Shows them on a console.
+    report
+        Name of the module and function that writes their page; loaded when it is needed, as figures take long to load.
+    """
 
     protocol: str
     of_record: Callable[[Record], Any]
-    show: Callable[[Console, Any, Path, Path | None], None]
+    numbers: Callable[[Any], dict[str, Any]]
     print: Callable[[Console, Any], None]
+    report: str
 
 
 #: By the class of the results. A record of any other protocol is looked at as the first.
 KINDS: dict[type, Kind] = {
-    LotResults: Kind("mtj-mnist", lot_results.lot_results, show_lot, print_lot),
-    moons_results.MoonsResults: Kind(moons_results.PROTOCOL, moons_results.moons_results, show_moons, print_moons),
-    picture_results.PictureResults: Kind(
-        picture_results.PROTOCOL, picture_results.picture_results, show_picture, print_picture
+    LotResults: Kind("mtj-mnist", lot_results.lot_results, summary, print_lot, "analysis.report:write_report"),
+    MoonsResults: Kind(
+        moons_results.PROTOCOL, moons_results.moons_results, moons_results.numbers, print_moons,
+        "analysis.moons_report:write_moons_report",
     ),
-    iv_results.IVResults: Kind(iv_results.PROTOCOL, iv_results.iv_results, show_iv, print_iv),
-}
+    PictureResults: Kind(
+        picture_results.PROTOCOL, picture_results.picture_results, picture_results.numbers, print_picture,
+        "analysis.picture_report:write_picture_report",
+    ),
+    IVResults: Kind(
+        iv_results.PROTOCOL, iv_results.iv_results, iv_results.numbers, print_iv, "analysis.iv_report:write_iv_report"
+    ),
+}  # fmt: skip
+
+
+def show(console: Console, results: Any, out: Path, json_path: Path | None) -> None:
+    """Print results, write `report.html` into the lot folder and, if wanted, their numbers as JSON."""
+    kind, report = KINDS[type(results)], out / "report.html"
+    module, write = kind.report.split(":")
+    getattr(importlib.import_module(module), write)(results, report)
+    kind.print(console, results)
+    if json_path is not None:
+        json_path.write_text(json.dumps(kind.numbers(results), indent=2) + "\n", encoding="utf-8")
+    console.print(f"report: {report.resolve()}", soft_wrap=True, highlight=False)
 
 
 def show_record(folder: Path, json_path: Path | None) -> None:
@@ -114,7 +131,7 @@ def show_record(folder: Path, json_path: Path | None) -> None:
         runs = record.runs()
         named = [kind for kind in KINDS.values() if runs and kind.protocol == runs[-1]["protocol"]]
         kind = named[0] if named else KINDS[LotResults]
-        kind.show(Console(), kind.of_record(record), folder, json_path)
+        show(Console(), kind.of_record(record), folder, json_path)
 
 
 def show_score(folder: Path, truth: Path, json_path: Path | None) -> None:

@@ -24,21 +24,23 @@ FloatArray = NDArray[np.float64]
 SAME_DIE = 0.5
 #: Fewer cells than this, or conductances that differ less (standard deviation of the logarithm), tell nothing.
 ENOUGH, SPREAD = 32, 0.1
+#: What a write, loops and a measurement are known by in the record, and their variable that says what cells hold.
+HELD = {"achieved": "achieved", "g_swept": "g_swept", "g_initial": "g"}
 _WITHIN = (20e-6, 2e-3)  # S; beyond, a read is noise, or a short
 
 
 def last_known(record: Record, die: str) -> FloatArray | None:
     """What each cell of a die held (S) by the record, ``[kernel, row, column]``; NaN where it tells nothing.
 
-    None if the die was never measured or written as analog cells.
+    None if the die was never measured, written or swept as analog cells.
     """
-    steps = [record.newest_step_with(die, variables) for variables in ("achieved", "g_initial")]
+    steps = [record.newest_step_with(die, variable) for variable in HELD]
     there = [step for step in steps if step is not None]
     if not there:
         return None
     newest = max(there, key=lambda step: step.id)
     data = record.load(newest)
-    g = np.array(data["achieved" if "achieved" in data else "g"].values, dtype=np.float64)
+    g = np.array(next(data[held].values for variable, held in HELD.items() if variable in data), dtype=np.float64)
     before = record.batch_before(die, newest.id)
     read: dict[int, list[xr.Dataset]] = {}
     for batch, readings in record.readings(die, after=before):

@@ -12,14 +12,14 @@ from instruments.rack_sweep import LEAK_POINTS, check_steps
 from instruments.roles import BoolArray, FloatArray, SweptCell
 from protocols.costing_bench import CostingTester, Costs
 
-#: Opening and closing relays (s); assumed: the reed relays of a 707B settle in some milliseconds.
-RELAYS = 15e-3
-#: One reading (s): 0.1 power line cycles at 50 Hz, and settling; assumed.
-READING = 2.2e-3
+#: Another route (s): relays open, then others close, 15 ms each (assumed: reed relays settle in some milliseconds).
+RELAYS = 2 * 15e-3
+#: A reading (s): each average is 0.1 power line cycles at 50 Hz; settling comes once; assumed.
+APERTURE, SETTLING = 2e-3, 0.2e-3
 #: A trigger over the bus (s); assumed.
 TRIGGER = 1e-3
 #: Bytes of a line and its answer, both ways; measured on a run of tio2-moons at a simulated rack.
-LINE = 150
+LINE = 176
 #: Exchanges in which a generator is set up for pulses of another sign or width, and in which channels are switched on.
 SET_UP, SWITCHED_ON = 6, 4
 #: Share of a pulse that arrives at its cell in an 8 x 8 array behind 50 Ohm (docs/rack.md).
@@ -40,7 +40,7 @@ class CostingRack(CostingTester):
         for column, row in cells:
             self._switch(b"read", int(row), int(column))
         self._ask(len(cells) + self._switch_on())
-        self._costs.station_time += len(cells) * averages * READING
+        self._costs.station_time += len(cells) * _reading(averages)
 
     def _take_shots(self, chosen: BoolArray, volts: float, width: float, count: int, scheme: str | None) -> None:
         """One set of rows after the other; levels alone change in one exchange."""
@@ -59,7 +59,7 @@ class CostingRack(CostingTester):
             for to in range(sensed if each else 0):
                 self._switch(b"product", at, to)
         self._ask(sum(used) * sensed + self._switch_on())
-        self._costs.station_time += sum(used) * sensed * averages * READING
+        self._costs.station_time += sum(used) * sensed * _reading(averages)
 
     # -- curves --------------------------------------------------------------------------------------------------
 
@@ -84,7 +84,7 @@ class CostingRack(CostingTester):
         for route in (b"alone", b"swept", b"alone again"):
             self._switch(route, row, column)
         self._ask(2 * steps + 2 * LEAK_POINTS + 3 * SWITCHED_ON + SET_UP)
-        self._costs.station_time += steps * (dwell + READING) + 2 * LEAK_POINTS * READING
+        self._costs.station_time += steps * (dwell + _reading(1)) + 2 * LEAK_POINTS * _reading(1)
         self._costs.pulses += 1
         self._costs.pulse_requests += 1
         self._route, self._armed, self._on = b"", None, False
@@ -139,3 +139,8 @@ class CostingRack(CostingTester):
     def _one_exchange(self, request: int, reply: int) -> Costs:
         """A request of a board does not go over this wire: what it takes is counted by the line."""
         return Costs()
+
+
+def _reading(averages: int) -> float:
+    """Seconds of one."""
+    return averages * APERTURE + SETTLING

@@ -104,7 +104,8 @@ def sweep_cell(bench: Bench, die: Die, *, row: int, column: int, settings: IVSwe
     -------
     xarray.Dataset
         `voltage` ``[half, point]`` (V) and `current` ``[half, way, point]`` (A; NaN where the loop had turned back), of
-        SET and RESET, there and back; `g` ``[moment, kernel, row, column]`` (S) before, between and after. Of each half
+        SET and RESET, there and back; `g` ``[moment, kernel, row, column]`` (S) before, between and after, the last of
+        them also as `g_swept` ``[kernel, row, column]``. Of each half
         ``[half]``: `g_before`, `g_after`, `v_switch`, `i_max` (`mapping.iv_sweep.Switching`), `switched`, `turned` and
         `leak_change` (`instruments.roles.SweptCell`). Attributes: `cell`, and `moved`: how many other cells have moved.
         Verdict ``fail`` if the cell switched in neither half.
@@ -132,6 +133,7 @@ def sweep_cell(bench: Bench, die: Die, *, row: int, column: int, settings: IVSwe
             "voltage": (("half", "point"), np.stack([curve.voltage for curve in curves]), {"units": "V"}),
             "current": (("half", "way", "point"), np.stack([curve.current for curve in curves]), {"units": "A"}),
             "g": (("moment", "kernel", "row", "column"), np.stack(finite), {"units": "S"}),
+            "g_swept": (("kernel", "row", "column"), finite[-1], {"units": "S"}),
             **{name: ("half", [getattr(each, name) for each in found]) for name in SAID},
             "turned": ("half", [curve.turned for curve in curves]),
             "leak_change": ("half", [curve.leak_change for curve in curves]),

@@ -25,12 +25,16 @@ from protocols.run import RunSettings
 from protocols.stopping import RunStopped
 from protocols.user_errors import for_the_user
 
-#: Bytes on the wire for one byte of the traffic file (measured on a run of mtj-mnist at a simulated station).
-TRAFFIC_COMPRESSION = 2.4
+#: Bytes on the wire for one byte of the traffic file, of a board and of a rack (measured on runs of mtj-mnist and
+#: tio2-moons at simulated stations: what a rack is told is text). Masks of 64 x 64 passive cells shrink far more.
+TRAFFIC_COMPRESSION, RACK_COMPRESSION = 2.4, 10.5
 #: Bytes in the record beside arrays and inputs: of a step, and of a pulse request with its mask (measured likewise).
 STEP_BYTES, PULSE_BYTES = 2000, 150
 #: Bytes in the record of one cell that is read after it was pulsed: a float32, hardly compressible.
 READING_BYTES = 3.7
+#: Bytes in the record of a pulse request at a passive die, with what is read afterwards: that is of few cells, those
+#: that were pulsed (measured: 1.0 to 1.2 kB, of 8 x 8 cells written one by one and of 64 x 64 written by lines).
+PASSIVE_PULSE_BYTES = 1100
 #: Share of the dose limit above which a plan warns.
 DOSE_WARNING = 0.8
 
@@ -166,7 +170,8 @@ def _plan(run: PlanRun, planned: PlannedStation) -> Plan:
     touched = [costing.tester.cells(site) for site in costing.prober.die_sites() if str(site) in tally.dies]
     dose_max = max((int(cells.dose.max()) for cells in touched), default=0)
     record = tally.stored + _noted_bytes(tally, costs, planned.capabilities)
-    traffic = round((costs.board_bytes + costs.prober_bytes) / TRAFFIC_COMPRESSION)
+    compression = TRAFFIC_COMPRESSION if planned.resistance is None else RACK_COMPRESSION
+    traffic = round((costs.board_bytes + costs.prober_bytes) / compression)
     wiring = tuple(Refusal("station file", "", text) for text in planned.refusals)
     return Plan(
         protocol=run.protocol_name,
@@ -196,8 +201,8 @@ def _current_bound(extremes: Extremes, planned: PlannedStation) -> float | None:
 
 
 def _noted_bytes(tally: Tally, costs: Costs, caps: ArrayCapabilities) -> int:
-    """Bytes in the record beside results and inputs: every pulsed kernel is kept as it is read afterwards."""
-    of_pulse = PULSE_BYTES + round(READING_BYTES * caps.rows * caps.columns)
+    """Bytes in the record beside results and inputs: steps, pulses, and what is read after these."""
+    of_pulse = PASSIVE_PULSE_BYTES if caps.schemes else PULSE_BYTES + round(READING_BYTES * caps.rows * caps.columns)
     return tally.steps.total() * STEP_BYTES + costs.pulse_requests * of_pulse
 
 

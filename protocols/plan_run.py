@@ -137,6 +137,11 @@ class PlanRun(Run):
             raise
         if result.attrs.get("verdict") == "fail":
             self._warn(f"{function.__name__} fails even on a typical die; see its limits and pulses")
+        if result.attrs.get("gave_up"):
+            reasons = result.attrs.get("reasons", "")
+            self._warn(
+                f"{function.__name__} gives up {result.attrs['gave_up']} cells even on a typical die {reasons}".rstrip()
+            )
         return result
 
     def compute(self, function: Callable[..., xr.Dataset], **inputs: Any) -> xr.Dataset:

@@ -219,7 +219,8 @@ def _surveyed(folder: Path, lot: str) -> PlannedStation:
         array=attrs["array"],
         resistance=_resistance(instruments) if rack else None,
         links=_links_of(instruments.get("array", {})) or assumed.links,
-        source=f"survey of {folder} ({survey.sizes['die']} dies); current ranges and pulse widths assumed",
+        source=f"survey of {folder} ({survey.sizes['die']} dies); current ranges and pulse widths assumed"
+        + ("" if "cell" in attrs else "; it is older and does not say whether cells have gates: taken for such"),
     )
 
 

@@ -122,5 +122,5 @@ def check_geometry(run: Run, schedule: WriteSchedule | AnalogSchedule) -> None:
         if there[key] != value:
             raise GeometryError(
                 f"the schedule is for dies with {key}={value}, the station's dies have {there[key]}; "
-                "make it again with xbar map --geometry"
+                "make it again with xbar map --geometry, or choose other dies (--lot of a plan or a simulated run)"
             )

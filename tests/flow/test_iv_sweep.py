@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from command_line import xbar
 
+from analysis.iv_results import SWEEP
 from analysis.record import Record
 from instruments.roles import LinkError
 from instruments.station import load_station
 from mapping.iv_sweep import IVSweep
+from protocols.analog_fingerprint import last_known
 from protocols.bench import SWEPT, Bench, Die
 from protocols.iv_sweep import sweep_cell
 from protocols.open_station import simulated_station
@@ -109,6 +111,14 @@ def test_a_loop_that_was_cut_counts_and_is_taken_anew(tmp_path, monkeypatch):
         found = sweep_cell(bench, die, row=3, column=3, settings=settings)
         assert found.attrs["verdict"] == "pass" and bench.array.dose()[0, 3, 3] == 3
         bench.leave()
+
+
+def test_a_die_is_known_again_by_what_it_held_after_its_loops(home):
+    with Record.open(home / "lot", create=False, write=False) as record:
+        (die,) = record.dies()
+        held = last_known(record, die)
+        last = record.results("iv-sweep", SWEEP)[die][-1]
+    assert np.array_equal(held, last["g_swept"].values) and np.array_equal(held, last["g"].values[-1])
 
 
 def test_forming_from_the_command_line(tmp_path):

@@ -47,6 +47,9 @@ class ScriptedBench:
     def identify(self):
         return "scripted"
 
+    def can_sweep(self):
+        return False
+
     def chuck_temperature(self):
         return 25.0
 

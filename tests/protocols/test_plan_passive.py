@@ -11,6 +11,7 @@ from rich.console import Console
 from analysis.record import Record
 from instruments.roles import ArrayTester, CellSweeper
 from instruments.station import write_rack_station, write_station
+from instruments.traffic import Kind, read_traffic
 from mapping.analog_schedule import build_analog_schedule
 from mapping.conductance_targets import ConductanceTargets
 from mapping.converge import ARRAY
@@ -22,6 +23,7 @@ from protocols.costing_bench import CostingProber, Costs, Durations
 from protocols.costing_dies import PassiveDie
 from protocols.costing_rack import CostingRack
 from protocols.execute import execute
+from protocols.open_station import traffic_file
 from protocols.plan import plan_protocol
 from protocols.plan_table import show_plan
 from protocols.planned_station import PlanSourceError, planned_station
@@ -66,17 +68,27 @@ def test_a_plan_of_loops_counts_what_the_run_did(loops):
     with Record.open(loops, create=False, write=False) as record:
         (die,) = record.dies()
         dose = record.dose(die, (1, 8, 8))
+        took = record.events("time")[-1]["data"]["station_s"]
+    sent = [each for each in read_traffic(traffic_file(loops, 1)) if each.kind is Kind.SEND]
     assert plan.costs.pulses == dose.sum() == 4 and plan.dose_max == dose.max() == 2
     assert {step.name: step.count for step in plan.steps} == {"check_contact": 1, "sweep_cell": 2}
+    assert plan.costs.station_time == pytest.approx(took, rel=0.1)
+    assert plan.costs.board_requests + plan.costs.prober_requests == pytest.approx(len(sent), rel=0.1)
     assert "survey of" in plan.source and plan.current_bound == pytest.approx(1.5 / 50)
 
 
-@pytest.mark.parametrize(("lot", "measured"), [("tio2-8x8@rack", 48_840 / 8), ("tio2-8x8", 40_046 / 8)])
-def test_moons_take_as_many_pulses_as_they_did(lot, measured):
+@pytest.mark.parametrize(
+    ("lot", "pulses", "seconds", "record", "traffic"),
+    [("tio2-8x8@rack", 48_840, 5643, 43.5e6, 7.93e6), ("tio2-8x8", 40_046, 33.2, 35.0e6, 2.53e6)],
+)
+def test_moons_take_what_they_took(lot, pulses, seconds, record, traffic):
     """Against runs of eight simulated dies with seed 0, pulses of probing among them."""
     plan = plan_of("tio2-moons", lot=lot)
     assert plan.possible and not [text for text in plan.warnings if "fails" in text]
-    assert plan.costs.pulses == pytest.approx(measured, rel=0.3)
+    assert plan.costs.pulses == pytest.approx(pulses / 8, rel=0.3)
+    assert plan.costs.station_time == pytest.approx(seconds / 8, rel=0.2)
+    assert plan.record_bytes == pytest.approx(record / 8, rel=0.2)
+    assert plan.traffic_bytes == pytest.approx(traffic / 8, rel=0.3)
     assert plan.extremes.pulse_high <= 2.1 and plan.stand_ins.keys() >= {"train_networks", "plan_dies"}
 
 

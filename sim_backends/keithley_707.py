@@ -28,7 +28,7 @@ class Keithley707:
     def __init__(self, wiring: RackWiring) -> None:
         self._wiring = wiring
         self._rule = 1.0
-        cards = wiring.spec.slots
+        cards = self._slots = wiring.spec.slots
         names: dict[str, Attribute | Function] = {
             "localnode.model": constant("707B"),
             "localnode.serialno": constant("SIM0004"),
@@ -118,7 +118,7 @@ class Keithley707:
             found |= {
                 (slot, row, column)
                 for slot in slots
-                if slot <= self._wiring.spec.slots
+                if slot <= self._slots
                 for row in MATRIX_ROWS
                 for column in range(1, COLUMNS_PER_CARD + 1)
             }
@@ -145,7 +145,7 @@ class Keithley707:
         if match is None:
             raise _no_channel(text)
         slot, row, column = int(match[1]), match[2], int(match[3])
-        if slot > self._wiring.spec.slots or not 1 <= column <= COLUMNS_PER_CARD:
+        if slot > self._slots or not 1 <= column <= COLUMNS_PER_CARD:
             raise _no_channel(text)
         return slot, row, column
 

@@ -213,6 +213,7 @@ class RackWiring:
         self._overload: dict[str, Callable[[], None]] = {}
         self._tied: frozenset[tuple[str, ...]] = frozenset()
         self.memory: dict[object, tuple[FloatArray | None, FloatArray | None]] = {}
+        self._wired: tuple[tuple[frozenset[Relay], tuple[str, ...]], list[Net]] | None = None
         self._standing: tuple[Die | None, frozenset[Relay], dict[str, Output], Operation] | None = None
         self._row_of = {output: row for row, output in spec.rows.items()}
         self._pads = {("row", at): (int(pad[0]), int(pad[1:])) for at, pad in enumerate(spec.die_rows)} | {
@@ -283,7 +284,14 @@ class RackWiring:
     # -- who is wired to whom ------------------------------------------------------------------------------------
 
     def _nets(self) -> list[Net]:
-        """All nets with an output or a line of the die."""
+        """All nets with an output or a line of the die; nobody changes them."""
+        key = self.closed, tuple(self._outputs)
+        if self._wired is None or self._wired[0] != key:
+            self._wired = key, self._nets_of(*key)
+        return self._wired[1]
+
+    def _nets_of(self, closed: frozenset[Relay], outputs: tuple[str, ...]) -> list[Net]:
+        """What relays tie together, with the outputs that are there."""
         parent: dict[object, object] = {}
 
         def root(node: object) -> object:
@@ -291,10 +299,10 @@ class RackWiring:
                 node = above
             return node
 
-        for slot, row, column in self.closed:
+        for slot, row, column in closed:
             parent[root(row)] = root((slot, column))
         nets: dict[object, Net] = {}
-        for name in self._outputs:
+        for name in outputs:
             if name in self._row_of:
                 nets.setdefault(root(self._row_of[name]), Net()).outputs.append(name)
         for (side, at), pad in self._pads.items():

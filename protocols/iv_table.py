@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -16,7 +17,9 @@ def print_iv(console: Console, results: IVResults) -> None:
     from analysis.iv_report import headline, loop_row
 
     found = numbers(results)
-    table = Table("die", "cell", "V SET", "uS", "mA max", "V RESET", "uS", "mA max", "moved")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    for name in ("die", "cell", "V SET", "uS", "mA max", "V RESET", "uS", "mA max", "moved"):
+        table.add_column(name, no_wrap=True)
     rows = [(die, cell, *loop_row(loop)) for die, loops in found["dies"].items() for cell, loop in loops.items()]
     for row in rows[:PRINTED]:
         table.add_row(*row)

@@ -73,7 +73,7 @@ def loop_row(loop: dict[str, Any]) -> list[str]:
         g = [f"{1e6 * half[key]:.0f}" if half[key] is not None else "-" for key in ("g_before", "g_after")]
         volts = "-" if half["v_switch"] is None else f"{half['v_switch']:.2f}"
         amperes = "-" if half["i_max"] is None else f"{1e3 * half['i_max']:.2f}"
-        row += [volts, " -> ".join(g), amperes + (" *" if half["turned"] else "")]
+        row += [volts, "→".join(g), amperes + (" *" if half["turned"] else "")]
     return [*row, str(loop["moved"])]
 
 

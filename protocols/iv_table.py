@@ -17,7 +17,7 @@ def print_iv(console: Console, results: IVResults) -> None:
     from analysis.iv_report import headline, loop_row
 
     found = numbers(results)
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in ("die", "cell", "V SET", "uS", "mA max", "V RESET", "uS", "mA max", "moved"):
         table.add_column(name, no_wrap=True)
     rows = [(die, cell, *loop_row(loop)) for die, loops in found["dies"].items() for cell, loop in loops.items()]

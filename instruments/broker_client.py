@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -105,7 +105,7 @@ class BrokerClient:
             The broker is gone or does not answer: nothing was made safe.
         """
         self.ask(Operation.STATUS, timeout=_ALIVE)
-        outcomes = json.loads(self.ask(Operation.MAKE_SAFE, reason.encode(), _SAFE))
+        outcomes = json.loads(self._ask_patiently(Operation.MAKE_SAFE, reason.encode()))
         return [Outcome(**outcome) for outcome in outcomes]
 
     def status(self) -> dict[str, Any]:
@@ -122,7 +122,7 @@ class BrokerClient:
     def end(self) -> None:
         """Say goodbye: nothing is to be made safe."""
         with contextlib.suppress(BrokerError):
-            fault = json.loads(self.ask(Operation.END, timeout=_SAFE))["traffic_fault"]
+            fault = json.loads(self._ask_patiently(Operation.END))["traffic_fault"]
             if fault:
                 _log.warning("%s", fault)
         self._hang_up()
@@ -137,19 +137,41 @@ class BrokerClient:
         """
         return bytes(self._in_turn(self._exchange, operation, body, _ANSWER if timeout is None else timeout))
 
+    def _ask_patiently(self, operation: Operation, body: bytes = b"") -> bytes:
+        """As `ask`, for what may take minutes; meanwhile it is seen that the broker lives.
+
+        Raises
+        ------
+        BrokerError
+            The broker is gone, refuses, or has stopped to answer on any connection.
+        """
+        asked = self._submit(self._exchange, operation, body, _SAFE)
+        while not wait([asked], _ALIVE).done:
+            link = Link(self._port, {"role": "visitor", "token": self._token}, _ALIVE)
+            with contextlib.closing(link):
+                link.send(Operation.STATUS)
+                link.next(_ALIVE)
+        return bytes(asked.result())
+
     def _exchange(self, operation: Operation, body: bytes, timeout: float) -> bytes:
         self._control.send(operation, body)
-        status, answer = self._control.next(timeout)
+        try:
+            status, answer = self._control.next(timeout)
+        except BrokerError:
+            self._control.close()  # an answer that comes later would be taken for that to the next question
+            raise
         if status in (Status.TIMEOUT, Status.CONNECTION, Status.OTHER):
             raise BrokerError(f"the broker: {answer.decode('utf-8', 'replace')}")
         return _opened(status, answer)
 
     def _in_turn(self, action: Callable[..., Any], *arguments: Any) -> Any:
+        return self._submit(action, *arguments).result()
+
+    def _submit(self, action: Callable[..., Any], *arguments: Any) -> Future[Any]:
         try:
-            asked = self._asking.submit(action, *arguments)
+            return self._asking.submit(action, *arguments)
         except RuntimeError as error:  # this conversation has ended
             raise _gone(error) from error
-        return asked.result()
 
     def _hang_up(self) -> None:
         self._asking.shutdown(wait=False)
@@ -384,14 +406,14 @@ def station_lock(station: Path) -> Path:
 class Link:
     """A channel to the broker; that the broker is gone is said in words that help."""
 
-    def __init__(self, port: int, hello: dict[str, Any]) -> None:
+    def __init__(self, port: int, hello: dict[str, Any], patience: float = _ANSWER) -> None:
         try:
             self._channel = Channel(socket.create_connection(("127.0.0.1", port), timeout=5.0), AWAKE)
         except OSError as error:
             raise _gone(error) from error
         try:
             self.send(0, json.dumps(hello).encode())
-            status, answer = self.next(_ANSWER)
+            status, answer = self.next(patience)
             if status == Status.OTHER:
                 raise BrokerError(f"the broker refuses: {answer.decode('utf-8', 'replace')}")
             self.number = int(_opened(status, answer) or 0)

@@ -169,7 +169,8 @@ class Keithley2602BSmu(Keithley2602B):
     def hold_voltage(self, drive: str, voltage: float, sense: str, *, delay: float = 0.0) -> tuple[float, bool]:
         """Put channel `drive` to a voltage (V) and leave it there; after `delay` (s), the current out of `sense` (A).
 
-        The unit chooses the range: a curve spans several decades.
+        The unit chooses the range: a curve spans several decades. If the answer is lost, it is asked again: the voltage
+        stands as long.
 
         Returns
         -------

@@ -315,13 +315,40 @@ def test_a_killed_broker_is_noticed_at_once_and_replaced(start, parts, peer_boar
     assert broker.released() == ""
 
 
+def halt(broker):
+    """Stop the broker as a hang would; it has stopped when this returns."""
+    os.kill(broker.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, broker.pid, os.WSTOPPED | os.WNOWAIT)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no signal that halts a process")
+def test_a_broker_that_hangs_once_it_was_told_is_replaced(start, parts, peer_board, peer_sentio, monkeypatch):
+    """It says that it lives, and hangs before the station is safe."""
+    broker = start()
+    _, prober = parts(broker, timeout=5.0)
+    prober.first_die()
+    prober.contact()
+    ask = broker.ask
+
+    def ask_and_halt(*arguments, **how):
+        answer = ask(*arguments, **how)
+        halt(broker)
+        return answer
+
+    monkeypatch.setattr(broker, "ask", ask_and_halt)
+    began = time.monotonic()
+    assert [each.fault for each in broker.make_safe("the broker hangs")] == ["", ""]
+    assert time.monotonic() - began < 12
+    assert peer_board.latched and peer_sentio.z == 15700.0
+
+
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no signal that halts a process")
 def test_a_broker_that_hangs_is_replaced(start, parts, peer_board, peer_sentio):
     broker = start()
     _, prober = parts(broker, timeout=5.0)
     prober.first_die()
     prober.contact()
-    os.kill(broker.pid, signal.SIGSTOP)
+    halt(broker)
     began = time.monotonic()
     assert [each.fault for each in broker.make_safe("the broker hangs")] == ["", ""]
     assert time.monotonic() - began < 8
@@ -333,7 +360,7 @@ def test_a_visitor_of_a_broker_that_hangs_is_not_told_that_all_is_safe(start, pa
     broker = start()
     parts(broker)
     visitor = BrokerClient(broker.port, broker.token, role="visitor")
-    os.kill(broker.pid, signal.SIGSTOP)
+    halt(broker)
     try:
         with pytest.raises(BrokerError, match="is gone"):
             visitor.make_safe("a visitor asks")

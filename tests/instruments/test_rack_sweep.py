@@ -148,6 +148,18 @@ def test_an_instrument_that_fails_in_the_middle_leaves_all_off(rack, monkeypatch
     assert np.isfinite(rack.array.read(0, 0.2, current_range=4)).all()
 
 
+@pytest.mark.parametrize("where", ["smu", "pulser", "matrix"])
+@pytest.mark.parametrize("kind", ["lost_reply", "garbled_reply", "disconnect"])
+def test_a_curve_gets_over_lost_lines(tmp_path, kind, where):
+    """A step that is asked for again holds what it held."""
+    with opened(tmp_path, faults=[{"kind": kind, "where": where, "every": 11}], sweeps=True) as rack:
+        before = rack.die.devices.conductance.copy()
+        curve = sweep(rack, GENTLE)
+        for way in curve.current:
+            np.testing.assert_allclose(way, law(before[ROW, COLUMN], GENTLE), rtol=0.05, atol=1e-6)
+        assert np.array_equal(rack.die.devices.conductance, before)
+
+
 def test_levels_against_closed_forms():
     g = np.full((4, 5), 1e-3)
     bias = bias_of(g, 1, 2, 0.0)

@@ -19,7 +19,7 @@ from qcodes.instrument import Instrument, InstrumentBaseKWArgs
 from instruments import limits
 from instruments.off_recipe import DISCHARGE
 from instruments.quantities import Seconds, Volts, in_unit
-from instruments.rack_sweep import CellSweep, bias_of, check_steps
+from instruments.rack_sweep import DRIVE, SENSE, CellSweep, bias_of, check_steps
 from instruments.roles import (
     ArrayCapabilities,
     BoolArray,
@@ -42,9 +42,6 @@ Amperes = Annotated[float, BeforeValidator(in_unit("A"))]
 
 SCHEMES = ("V/2", "floating")
 """Bias schemes that two outputs and ground can do."""
-
-DRIVE, SENSE = "a", "b"
-"""Channels of the source measure unit: one holds a line at the voltage, one measures at 0 V."""
 
 RANGES = (100e-9, 1e-6, 10e-6, 100e-6, 1e-3, 10e-3)
 """Current ranges (A) of the unit that are offered, smallest first."""

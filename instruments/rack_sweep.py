@@ -33,9 +33,8 @@ LEAK_MARGIN = 2.0
 LEAK_POINTS = 8
 """Voltages at which the other cells of the row are measured; in between, lines."""
 
-
 DRIVE, SENSE = "a", "b"
-"""Channels of the unit."""
+"""Channels of the source measure unit: one holds a line at the voltage, one measures at 0 V."""
 
 _IN_PLACE = 0.3
 """Voltage of a sweep (V) at which no cell sees more than a read voltage while the swept cell is at 0 V."""

@@ -173,6 +173,7 @@ def _plan(run: PlanRun, planned: PlannedStation) -> Plan:
     compression = TRAFFIC_COMPRESSION if planned.resistance is None else RACK_COMPRESSION
     traffic = round((costs.board_bytes + costs.prober_bytes) / compression)
     wiring = tuple(Refusal("station file", "", text) for text in planned.refusals)
+    bound = _current_bound(costing.tester.extremes, planned)
     return Plan(
         protocol=run.protocol_name,
         dies=len(tally.dies),
@@ -186,11 +187,11 @@ def _plan(run: PlanRun, planned: PlannedStation) -> Plan:
         energy_max=max((float(cells.energy.max()) for cells in touched), default=0.0),
         extremes=costing.tester.extremes,
         capabilities=planned.capabilities,
-        current_bound=_current_bound(costing.tester.extremes, planned),
+        current_bound=bound,
         wire_times=tuple(_wire_times(costs, planned)),
         record_bytes=record,
         traffic_bytes=traffic,
-        warnings=tuple(_warnings(tally, planned, costing.tester.extremes, dose_max, record + traffic)),
+        warnings=tuple(_warnings(tally, planned, bound, dose_max, record + traffic)),
         refusals=(*wiring, *tally.refusals.values()),
     )
 
@@ -212,12 +213,11 @@ def _wire_times(costs: Costs, planned: PlannedStation) -> Iterator[tuple[str, fl
         yield link.name, waited + link.time(costs.board_requests, costs.board_bytes)
 
 
-def _warnings(tally: Tally, planned: PlannedStation, extremes: Extremes, dose_max: int, disk: int) -> Iterator[str]:
+def _warnings(tally: Tally, planned: PlannedStation, bound: float | None, dose_max: int, disk: int) -> Iterator[str]:
     free = shutil.disk_usage(Path.cwd()).free
     if disk > free:
         yield f"the disk here has {free / 1e9:.2g} GB left, the run writes {disk / 1e9:.2g} GB; choose another --out"
     yield from (text if count == 1 else f"{text} ({count} times)" for text, count in tally.warnings.items())
-    bound = _current_bound(extremes, planned)
     if bound and planned.resistance == SOURCE_RESISTANCE:
         yield (
             f"a pulse can drive {1e3 * bound:.0f} mA into a cell that shorts: the generator has no compliance, and no "

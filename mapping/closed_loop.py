@@ -30,6 +30,7 @@ from mapping.differential_pairs import (
     TENSORS,
     WEIGHTS,
     PairMap,
+    as_authors_count,
     events_by_tensor,
     events_in_one_array,
     per_weight,
@@ -343,13 +344,15 @@ def events_by_sensitivity(matters: FloatArray, one_sequence: bool = False) -> In
         Sensitivity of each weight, ``[..., 32]``.
     one_sequence
         Whether all devices are one sequence, in which the two of a pair follow each other; else each tensor is one, and
-        G+ and G- are counted alike (`events_by_tensor`).
+        later events are counted as in `events_by_tensor`, so that orders can be compared.
     """
     rank = np.empty(matters.shape, np.int64)
     for part in (slice(0, WEIGHTS),) if one_sequence else TENSORS:
         count = part.stop - part.start
         rank[..., part] = count - 1 - np.argsort(np.argsort(matters[..., part], axis=-1), axis=-1)
-    return np.stack([2 * rank + 1, 2 * rank] if one_sequence else [rank, rank], axis=-2)
+    if one_sequence:
+        return np.stack([2 * rank + 1, 2 * rank], axis=-2)
+    return as_authors_count(np.stack([rank, rank], axis=-2))
 
 
 def fitted_bias(networks: Float32Array, points: Points, steps: int = 8) -> FloatArray:

@@ -127,14 +127,24 @@ def per_weight(scale: Reals) -> Reals:
 def events_by_tensor() -> IntArray:
     """Later programming events of each device, ``[2, 32]``, as the authors' code counts them.
 
-    Each tensor is a sequence of its own, in which weight j of n is followed by ``n - 1 - j`` others, G+ and G- alike.
+    Each tensor is a sequence of its own, G+ and G- alike; the input weights are walked input by input (all units of x0,
+    then all of x1: column by column of their ``[unit, input]``). Weight j of n gets ``n - j``, the last one 0.
+
+    Source: `sample_adj_effect_offsets` of 3it-inpaqt/Hardware-Aware-Article. What really follows weight j is
+    ``n - 1 - j`` others; see `as_authors_count` and, for the physical order of a whole array, `events_in_one_array`.
     """
-    after = np.concatenate([np.arange(part.stop - part.start)[::-1] for part in TENSORS])
-    return np.stack([after, after])
+    inputs = np.arange(INPUTS * HIDDEN)[::-1].reshape(INPUTS, HIDDEN).T.ravel()
+    after = np.concatenate([inputs, np.arange(HIDDEN)[::-1], np.arange(HIDDEN)[::-1]])
+    return as_authors_count(np.stack([after, after]))
+
+
+def as_authors_count(later: IntArray) -> IntArray:
+    """What the authors' code takes for so many later events of a sequence: one more (its own), but 0 for the last."""
+    return np.where(later > 0, later + 1, 0)
 
 
 def events_in_one_array() -> IntArray:
-    """The same if all 64 devices are one sequence, as they are in a real array, written row by row."""
+    """What really follows each device if all 64 are one sequence, as they are in an array written row by row."""
     return from_cells(np.arange(DEVICES)[::-1].reshape(SHAPE))
 
 

@@ -12,7 +12,9 @@ from mapping.differential_pairs import (
     PAPER,
     PHYSICAL,
     SHAPE,
+    TENSORS,
     WEIGHTS,
+    as_authors_count,
     events_by_tensor,
     events_in_one_array,
     from_cells,
@@ -76,11 +78,31 @@ def test_a_unit_is_a_column_and_a_pair_two_rows_of_it():
     np.testing.assert_array_equal(cells[::2].T, weight_of_unit())
 
 
-def test_events_are_counted_by_tensor_or_over_the_array():
-    by_tensor = events_by_tensor()
-    assert by_tensor[0, 0] == 15 and by_tensor[1, 15] == 0 and by_tensor[0, 16] == 7 and by_tensor[0, 31] == 0
+def test_events_by_tensor_are_those_of_the_authors_loops():
+    """Their walk over a tensor, written out: i from n down to 1, the row index first, then the last one set to zero."""
+    walked = np.zeros((8, 2), dtype=int)
+    row = column = 0
+    for i in range(16, 0, -1):
+        walked[row, column] = i
+        row += 1
+        if row == 8:
+            row, column = 0, column + 1
+    walked[-1, -1] = 0
+    eight = [8, 7, 6, 5, 4, 3, 2, 0]
+    for device in events_by_tensor():
+        np.testing.assert_array_equal(device, [*walked.ravel(), *eight, *eight])
+
+
+def test_events_of_the_whole_array_are_those_that_follow():
     assert sorted(events_in_one_array().ravel()) == list(range(DEVICES))
     assert to_cells(events_in_one_array())[0, 0] == DEVICES - 1
+
+
+def test_the_authors_count_one_more_than_follow_but_none_for_the_last():
+    by_tensor = events_by_tensor()
+    for part in TENSORS:
+        follow = np.sort(by_tensor[0, part])
+        np.testing.assert_array_equal(as_authors_count(np.arange(len(follow))), follow)
 
 
 def test_scale_of_a_tensor_is_its_largest_weight():

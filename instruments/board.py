@@ -20,12 +20,13 @@ from instruments.quantities import Seconds, Volts
 from instruments.roles import (
     ArrayCapabilities,
     BoolArray,
+    BusyError,
     Direction,
+    Executed,
     FloatArray,
     IdleMode,
     InstrumentError,
     LimitError,
-    PulseNotFiredError,
 )
 from instruments.wire import open_port
 
@@ -64,6 +65,8 @@ class FramedBoard(Instrument):
         Bits per second, for a serial port.
     timeout
         Seconds allowed for a reply, on top of the time that the request itself takes.
+    dtr
+        Whether DTR and RTS of a serial port are raised when it is opened; false for boards that restart then.
     pulse_limit
         Largest pulse (V, either sign) this station allows, where that is less than the board's own limits.
 
@@ -82,11 +85,12 @@ class FramedBoard(Instrument):
         *,
         baudrate: int = 921600,
         timeout: Seconds = 5.0,
+        dtr: bool = True,
         pulse_limit: Volts | None = None,
         **kwargs: Unpack[InstrumentBaseKWArgs],
     ) -> None:
         super().__init__(name, **kwargs)
-        self._link = BoardLink(open_port(address, baudrate=baudrate, timeout=timeout))
+        self._link = BoardLink(open_port(address, baudrate=baudrate, timeout=timeout, dtr=dtr))
         self._timeout = timeout
         self._calibrations: dict[int, Calibration] = {}
         self._loaded: dict[int, tuple[int, int]] = {}  # bank -> vectors and lines this host has loaded
@@ -95,6 +99,7 @@ class FramedBoard(Instrument):
         except BaseException:
             self._link.port.close()
             raise
+        self._link.says_power_on = caps.power_on
         self._capabilities = capabilities(caps, pulse_limit)
         self._lsb = self._capabilities.dac_lsb
         self._limits_asked: tuple[int, int] | None = None
@@ -326,6 +331,11 @@ class FramedBoard(Instrument):
         seq, _, actions = self._link.last_action()
         return seq, actions
 
+    def executed(self) -> Executed:
+        """As `last_action`, and the identity of the power-on that it is of; "" for boards that draw none."""
+        last = self._link.last()
+        return Executed(last.seq, last.actions, f"{last.power_on:016x}" if last.power_on else "")
+
     def idle(self, mode: IdleMode = "hard_ground") -> None:
         """Put all lines at rest: ``float``, ``soft_ground`` or ``hard_ground``."""
         if mode not in _IDLE_MODES:
@@ -439,7 +449,7 @@ class FramedBoard(Instrument):
         except BoardError as error:
             if error.status != Status.BUSY:
                 raise
-            raise PulseNotFiredError(f"{error}; nothing was fired.") from error
+            raise BusyError(f"{error}; nothing was fired.") from error
 
     def _scheme_byte(self, scheme: str | None) -> bytes:
         """What a pulse says of its bias scheme on the wire: nothing where the cells have gates."""

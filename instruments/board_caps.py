@@ -49,6 +49,7 @@ class BoardCaps(_Strict):
     cell: str
     heartbeat: bool = False
     limits: bool = False
+    power_on: bool = False
     schemes: tuple[str, ...] = Field(default=(), max_length=256)
 
     @model_validator(mode="after")

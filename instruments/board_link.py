@@ -23,7 +23,13 @@ ATTEMPTS = 4
 PAUSE = 0.05
 """Seconds before a request is repeated, doubled every time."""
 
+STARTING = 4.0
+"""Seconds in which a board answers that starts when its port is opened (assumed: boot loaders take 1 to 2 s)."""
+
+_FIRST_PATIENCE = 0.25  # s; for the first question of a new connection, doubled for each that is not answered
 _LAST_ACTION = struct.Struct("<BBI")
+_LAST_ACTION_ID = struct.Struct("<BBIQ")
+_WITH_ID = b"\x01"
 _COUNT = struct.Struct("<I")
 _BEAT, _OFF = 254, 255  # sequence numbers of the frames that others send in this host's place
 
@@ -50,6 +56,25 @@ class BoardError(InstrumentError):
         self.status = status
 
 
+class _SilentError(LinkError):
+    """A board did not answer a new connection for so long that asking again is no use."""
+
+
+@dataclass(frozen=True)
+class LastAction:
+    """The last pulse frame executed, how many since power-on, and which power-on that was (0: it does not say)."""
+
+    seq: int
+    opcode: int
+    actions: int
+    power_on: int = 0
+
+    def denies(self, seq: int, opcode: int, before: LastAction) -> bool:
+        """Whether it proves that the frame `seq` was not executed since `before`: a restart could feign a zero."""
+        same = (self.actions, self.power_on) == (before.actions, before.power_on)
+        return same and (self.seq, self.opcode) != (seq, opcode) and (self.actions > 0 or self.power_on > 0)
+
+
 @dataclass
 class LinkStatistics:
     """What went wrong on the wire and was put right."""
@@ -61,9 +86,12 @@ class LinkStatistics:
 class BoardLink:
     """One board at the end of a port.
 
-    *Repeatable* requests (`ask`) survive damaged and lost replies: the port is opened again, the board identified
-    again, and the request repeated, at most `ATTEMPTS` times. *Pulses* (`fire`) are sent once. If their reply is lost
-    the board is asked over a new connection what it did last.
+    *Repeatable* requests (`ask`) survive damaged and lost replies: the board is identified again, and the request
+    repeated, at most `ATTEMPTS` times. That goes over the open connection as long as there is one, since replies are
+    told apart by their numbers and many boards restart when their port is opened. *Pulses* (`fire`) are sent once. If
+    their reply is lost the board is asked what it did last.
+
+    `says_power_on`: the board says by an identity which power-on its count of pulse frames is of (protocol 1.2).
     """
 
     def __init__(self, port: PortSession) -> None:
@@ -72,7 +100,8 @@ class BoardLink:
         self._seq = 0
         self._identity: bytes | None = None
         self._stopping = threading.Event()  # a thread in `stop` waits for the lock: whoever holds it gives up
-        self._actions: int | None = None  # pulse frames executed since power-on, as far as this host knows
+        self.says_power_on = False
+        self._last: LastAction | None = None  # as far as this host knows without asking
         stop = OffStep(encode(Frame(_OFF, Opcode.ESTOP)), _acknowledged(_OFF, Opcode.ESTOP))
         port.register(OffRecipe(Stage.SOURCE, (stop,), END, numbered=True))
 
@@ -93,7 +122,7 @@ class BoardLink:
                     return self._exchange(opcode, payload, timeout)
                 except (BoardError, LinkError) as error:
                     refused = isinstance(error, BoardError) and error.status != Status.BUSY
-                    if refused or attempt == ATTEMPTS or self._stopping.is_set():
+                    if refused or isinstance(error, _SilentError) or attempt == ATTEMPTS or self._stopping.is_set():
                         raise
                     _log.warning("%s: %s is repeated (attempt %d): %s", self.port.address, opcode.name, attempt, error)
                 self.statistics.repeated_requests += 1
@@ -117,33 +146,37 @@ class BoardLink:
             The reply was lost and the board cannot say.
         """
         with self.port.lock:
-            before = self._actions if self.port.usable else None
+            before = self._last if self.port.usable else None
             if before is None:
-                before = self.last_action()[2]
-            self._actions = None  # until the outcome is known, however this is left
+                before = self.last()
+            self._last = None  # until the outcome is known, however this is left
+            if _next_seq(self._seq) == before.seq:
+                self._seq = before.seq  # so that its number tells this frame from the last one
             try:
                 reply = self._exchange(opcode, payload, timeout)
             except BoardError:
-                self._actions = before
+                self._last = before
                 raise
             except LinkError as error:
                 self._resolve(opcode, self._seq, before, error)
                 return None
-            self._actions = _next_count(before)
+            self._last = LastAction(self._seq, int(opcode), _next_count(before.actions), before.power_on)
             return reply
+
+    def last(self) -> LastAction:
+        """What the board executed last, in one answer."""
+        form, asked = (_LAST_ACTION_ID, _WITH_ID) if self.says_power_on else (_LAST_ACTION, b"")
+        reply = self.ask(Opcode.LAST_ACTION, asked)
+        if len(reply) != form.size:
+            raise InstrumentError(
+                f"{self.port.address}: LAST_ACTION answered {len(reply)} bytes, not {form.size}; check the firmware"
+            )
+        return LastAction(*form.unpack(reply))
 
     def last_action(self) -> tuple[int, int, int]:
         """Sequence number and opcode of the last pulse frame executed, and how many since power-on."""
-        reply = self.ask(Opcode.LAST_ACTION)
-        if len(reply) != _LAST_ACTION.size:
-            raise InstrumentError(f"{self.port.address}: LAST_ACTION answered {len(reply)} bytes, not 6")
-        seq, opcode, actions = _LAST_ACTION.unpack(reply)
-        return seq, opcode, actions
-
-    @property
-    def actions(self) -> int | None:
-        """Pulse frames that the board has executed since power-on; None where this host does not know."""
-        return self._actions if self.port.usable else None
+        last = self.last()
+        return last.seq, last.opcode, last.actions
 
     def arm_watchdog(self, milliseconds: int) -> bool:
         """Have the board ground its lines when no frame comes for so long (0: never).
@@ -191,41 +224,66 @@ class BoardLink:
             self.port.lock.release()
 
     def _ensure_open(self) -> None:
-        """Open the port again after an error, and see that the same board is at its end."""
+        """Have a connection in step after an error, and see that the same board is at its end."""
         if self.port.usable and self._identity is not None:
             return
         if self._stopping.is_set():
             raise LinkError(f"{self.port.address} is being stopped.")
         if not self.port.usable:
+            if self._identity is not None and self.port.resume():
+                try:
+                    return self._check_identity(self._exchange(Opcode.IDN, b"", None))
+                except LinkError as error:
+                    _log.warning("%s: opened again, since it could not be resumed: %s", self.port.address, error)
             self.port.reopen()
-        identity = self._exchange(Opcode.IDN, b"", None)
+        self._check_identity(self._introduction())
+
+    def _introduction(self) -> bytes:
+        """Who answers a new connection; a board that only starts now is waited for."""
+        patience, deadline = min(self.port.timeout, _FIRST_PATIENCE), time.monotonic() + STARTING
+        while True:
+            try:
+                return self._exchange(Opcode.IDN, b"", patience)
+            except LinkError as error:
+                left = deadline - time.monotonic()
+                if self._stopping.is_set() or not self.port.resume():
+                    raise
+                if left <= 0:
+                    raise _SilentError(f"{error} It was asked for {STARTING:g} s.") from error
+                _log.warning(
+                    "%s does not answer yet: it may be starting; waiting for up to %.1f s", self.port.address, left
+                )
+                patience = min(2 * patience, max(left, _FIRST_PATIENCE))
+
+    def _check_identity(self, identity: bytes) -> None:
         if self._identity is None:
             self._identity = identity
         elif identity != self._identity:
             was, found = self._identity.decode("utf-8", "replace"), identity.decode("utf-8", "replace")
-            self.port.condemn("another board answered")
+            self.port.condemn("another board answered", lost=True)
             raise InstrumentError(f"{self.port.address}: the board was {was}; now {found} answers. Check the cables.")
 
-    def _resolve(self, opcode: Opcode, seq: int, before: int, lost: LinkError) -> None:
+    def _resolve(self, opcode: Opcode, seq: int, before: LastAction, lost: LinkError) -> None:
         """Return if the board says that it fired; raise what is known otherwise."""
         what = f"{self.port.address}: the reply to {opcode.name} was lost ({lost})"
         try:
-            last_seq, last_opcode, actions = self.last_action()
+            now = self.last()
         except InstrumentError as error:
             raise UnknownOutcomeError(
                 f"{what}, and the board could not be asked whether it fired ({error}). "
                 "Count the pulses as fired and read the cells before pulsing them again."
             ) from error
-        if actions == before:
-            self._actions = actions
+        if now.denies(seq, int(opcode), before):
+            self._last = now
             raise PulseNotFiredError(f"{what}; the board says that nothing was fired. Read, then decide.") from lost
-        if (last_seq, last_opcode, actions) != (seq, int(opcode), _next_count(before)):
+        if now != LastAction(seq, int(opcode), _next_count(before.actions), before.power_on):
             raise UnknownOutcomeError(
-                f"{what}, and the board's last action ({actions} pulse frames, last seq {last_seq}) is neither that "
-                f"one (expected {_next_count(before)}, seq {seq}) nor the one before: it was restarted or another "
-                "program uses it. Count the pulses as fired and read the cells before pulsing them again."
+                f"{what}, and the board's last action ({now.actions} pulse frames, last seq {now.seq}) does not tell "
+                f"whether it fired (expected {_next_count(before.actions)}, seq {seq}; before {before.actions}): it "
+                "was or may have been restarted, or another program uses it. Count the pulses as fired and read the "
+                "cells before pulsing them again."
             ) from lost
-        self._actions = actions
+        self._last = now
         self.statistics.recovered_pulses += 1
         _log.warning("%s; the board says that it was fired, once. Going on.", what)
 
@@ -263,13 +321,17 @@ class BoardLink:
         raise LinkError(f"{self.port.address}: {reason}.")
 
     def _next_seq(self) -> int:
-        self._seq = self._seq % (_BEAT - 1) + 1
+        self._seq = _next_seq(self._seq)
         return self._seq
 
 
 def _acknowledged(seq: int, opcode: Opcode) -> bytes:
     """Regular expression of the board's consent to a frame, as it comes over the wire (its end taken off)."""
     return re.escape(encode(Frame(seq, opcode, bytes([Status.OK]), is_reply=True)).removesuffix(END))
+
+
+def _next_seq(seq: int) -> int:
+    return seq % (_BEAT - 1) + 1
 
 
 def _next_count(actions: int) -> int:

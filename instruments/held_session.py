@@ -193,6 +193,8 @@ class HeldSession:
             self.log(Kind.FAULT, f"{type(error).__name__}\n{error}".encode())
             raise
         self._unanswered = max(0, self._unanswered - 1)
+        if self.recipe is not None and self.recipe.numbered:
+            self.in_step = True  # its messages say what they answer: a connection that answers again is in order
         self.log(Kind.MESSAGE, message)
         return message
 

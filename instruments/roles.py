@@ -45,6 +45,10 @@ class PulseNotFiredError(LinkError):
     """A pulse was sent, and the tester says that it fired nothing: it was busy, or request and reply were lost."""
 
 
+class BusyError(PulseNotFiredError):
+    """The tester answered a pulse with a refusal for now: nothing was fired, nor will it be."""
+
+
 class InterlockError(InstrumentError):
     """A door is open, the chuck is too hot, a limit is not in force: nothing may be touched or driven."""
 
@@ -284,6 +288,27 @@ class ArrayTester(Protocol):
 
     def reset(self) -> None:
         """Let a tester work again that `safe` or its watchdog stopped; stored vectors are forgotten."""
+
+
+@dataclass(frozen=True)
+class Executed:
+    """What a tester has executed since it was switched on, told in one answer.
+
+    `seq`: number of the last pulse frame. `count`: how many. `power_on`: a name of this power-on that no other has,
+    drawn by the tester; "" where it has none. Without it a restart may explain a count.
+    """
+
+    seq: int
+    count: int
+    power_on: str = ""
+
+
+@runtime_checkable
+class PowerOnCounter(Protocol):
+    """An array tester that says of which power-on its count of pulses is."""
+
+    def executed(self) -> Executed:
+        """As `ArrayTester.last_action`, and the power-on it is of, in one exchange."""
 
 
 @runtime_checkable

@@ -68,9 +68,9 @@ def transport_of(kind: str, address: str, settings: dict[str, Any]) -> Transport
 class PortTransport(Abandonable):
     """Bytes over a serial port (``COM4``, ``/dev/ttyUSB0``) or TCP (``socket://host:port``), by pyserial."""
 
-    def __init__(self, address: str, *, baudrate: int, timeout: float) -> None:
+    def __init__(self, address: str, *, baudrate: int, timeout: float, dtr: bool = True) -> None:
         super().__init__()
-        self._address, self._baudrate, self._timeout = address, baudrate, timeout
+        self._address, self._baudrate, self._timeout, self._dtr = address, baudrate, timeout, dtr
         self._port: Any = None  # a pyserial port: its class depends on the platform and the address
         self._received = bytearray()
 
@@ -82,11 +82,21 @@ class PortTransport(Abandonable):
         import serial  # here: a broker that is to replay needs none
 
         port = serial.serial_for_url(
-            self._address, baudrate=self._baudrate, timeout=self._timeout, write_timeout=self._timeout, exclusive=True
+            self._address,
+            do_not_open=True,
+            baudrate=self._baudrate,
+            timeout=self._timeout,
+            write_timeout=self._timeout,
+            exclusive=True,
         )
+        if not self._dtr:
+            port.dtr = port.rts = False  # before it is open: on Windows they are never raised then
+        port.open()
+        self._port = port
         if self._address.lower().startswith("socket://"):
             _send_at_once(port)
-        self._port = port
+        else:
+            _keep_lines_when_closed(port)
         if self._abandoned is not None:
             self.close()
             self._check_wanted()
@@ -136,6 +146,20 @@ class PortTransport(Abandonable):
         if self._port is None:
             raise ConnectionError("the connection is closed")
         return self._port
+
+
+def _keep_lines_when_closed(port: Any) -> None:
+    """Have closing a serial port leave DTR and RTS as they are: their edges restart many boards at the next opening."""
+    try:
+        import termios  # not on Windows, where the lines follow what the port was opened with
+    except ImportError:
+        return
+    try:
+        settings = termios.tcgetattr(port.fileno())
+        settings[2] &= ~termios.HUPCL
+        termios.tcsetattr(port.fileno(), termios.TCSANOW, settings)
+    except (termios.error, OSError, ValueError, TypeError, AttributeError):  # no serial port of this machine
+        return
 
 
 def _send_at_once(port: Any) -> None:

@@ -89,7 +89,7 @@ def open_visa(
     return session
 
 
-def open_port(address: str, *, baudrate: int = 921600, timeout: float = 5.0) -> PortSession:
+def open_port(address: str, *, baudrate: int = 921600, timeout: float = 5.0, dtr: bool = True) -> PortSession:
     """Open a byte session on a serial port (``COM4``, ``/dev/ttyUSB0``) or a TCP socket (``socket://host:port``).
 
     Parameters
@@ -100,13 +100,16 @@ def open_port(address: str, *, baudrate: int = 921600, timeout: float = 5.0) -> 
         Bits per second; meaningless for a socket.
     timeout
         Seconds allowed for opening, writing, and for a reply where `receive` does not name its own time.
+    dtr
+        Whether the lines DTR and RTS of a serial port are raised when it is opened. Boards with a USB controller of
+        their own may be mute without; boards behind a converter chip may restart with.
 
     Raises
     ------
     LinkError
         Nobody listens there or the port cannot be opened.
     """
-    settings = {"baudrate": baudrate, "timeout": timeout}
+    settings = {"baudrate": baudrate, "timeout": timeout} | ({} if dtr else {"dtr": False})
     session = PortSession(address, _transport("port", address, settings), timeout)
     session.reopen()
     return session
@@ -162,6 +165,7 @@ class Session:
         self._transport = transport
         self._fault: str | None = "not opened yet"
         self._answered = False
+        self._lost = True  # the connection itself, not only what was awaited on it
         self._final: InstrumentError | None = None  # what opening again will not mend
 
     @property
@@ -169,14 +173,18 @@ class Session:
         """Whether the session may be used; False from any error until `reopen`."""
         return self._fault is None
 
-    def condemn(self, reason: str) -> None:
-        """Declare the session unusable: what it answered cannot be trusted to be in step."""
+    def condemn(self, reason: str, *, lost: bool = False) -> None:
+        """Declare the session unusable: what it answered cannot be trusted to be in step.
+
+        `lost`: nor is its connection of use any more.
+        """
         self._fault = reason
+        self._lost = self._lost or lost
 
     def reopen(self) -> None:
         """Throw the connection away, with whatever may still arrive on it, and open a new one."""
         with self.lock:
-            self.condemn("being opened again")
+            self.condemn("being opened again", lost=True)
             self._answered = False
             try:
                 self._transport.open()
@@ -187,10 +195,11 @@ class Session:
                 self._fault = f"cannot be opened ({error})"
                 raise LinkError(f"{self.address} {self._fault}. {self._nobody}") from error
             self._fault = self._final = None
+            self._lost = False
 
     def close(self) -> None:
         """Close the connection, from any thread; harmless when it is closed already."""
-        self.condemn("closed")
+        self.condemn("closed", lost=True)
         self._transport.abandon("closed")
         with suppress(Exception):
             self._transport.close()
@@ -227,6 +236,7 @@ class Session:
             yield
         except BaseException as error:
             self._fault = f"{doing} failed: {str(error) or type(error).__name__}"
+            self._lost = self._lost or not isinstance(error, TimeoutError)
             if isinstance(error, InstrumentError):
                 self._final = error
             elif isinstance(error, Exception):
@@ -237,7 +247,7 @@ class Session:
             raise LinkError(f"{self.address}: {doing} was given up: {self._fault}.")
 
     def _interrupt(self, data: bytes, reason: str) -> None:
-        self.condemn(reason)
+        self.condemn(reason, lost=True)
         self._transport.abandon(reason)
         try:
             self._transport.interrupt(data)
@@ -282,6 +292,21 @@ class VisaSession(Session):
 
 class PortSession(Session):
     """Bytes over a serial port or a TCP socket, read up to a terminator."""
+
+    def resume(self) -> bool:
+        """Use the open connection again after an answer that did not come in time or was damaged.
+
+        Only for a driver that tells by what a message says which question it answers: what was asked before may still
+        be answered. Opening again is no substitute where that restarts the instrument.
+
+        Returns
+        -------
+        Whether the session may be used; False where the connection itself is lost: `reopen`.
+        """
+        with self.lock:
+            if not self._lost:
+                self._fault = None
+            return self._fault is None
 
     def send(self, data: bytes) -> None:
         """Send bytes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import struct
 import time
 from collections.abc import Callable
@@ -31,6 +32,8 @@ _PULSE = struct.Struct("<BhIH")
 _PULSE_READ = struct.Struct("<BhIHBHh")
 _LOAD = struct.Struct("<BHHB")
 _LIMITS = struct.Struct("<hh")
+_LAST_ACTION = struct.Struct("<BBI")
+_POWER_ON = struct.Struct("<Q")
 
 
 _ACTING = {Opcode.LOAD_VECTORS, Opcode.READ, Opcode.PULSE, Opcode.PULSE_READ, Opcode.MULTIPLY}
@@ -86,6 +89,11 @@ class Board:
         }
         self._received = bytearray()
         self._overlong = False
+        self._request = Frame(frames.VERSION, 0, 0, 0, b"")
+        self._switch_on()
+
+    def _switch_on(self) -> None:
+        """The state of power-on; its number is drawn like that of a real board, from nothing that repeats."""
         self._banks: dict[int, _Bank] = {}
         self._pulse_codes = self._limits.pulse_codes  # in force
         self._latch: Status | None = None
@@ -93,17 +101,29 @@ class Board:
         self._last_frame = time.monotonic()
         self._powered = time.monotonic()
         self._action = (0, 0, 0)  # seq, opcode, actions since power-on
-        self._request = Frame(frames.VERSION, 0, 0, 0, b"")
+        self._power_on = secrets.randbelow(2**64 - 1) + 1
 
     # -- the wire ------------------------------------------------------------------------------------------------
 
     def connected(self) -> None:
-        """Forget what the last client sent half of; vectors, latch and watchdog stay."""
+        """Forget what the last client sent half of; vectors, latch and watchdog stay, unless opening restarts it."""
         self._received.clear()
         self._overlong = False
+        if self._spec.restarts_on_open:
+            self.restart()
+
+    def restart(self) -> None:
+        """Lose the supply for a moment: lines go to ground, and all that was not burnt in is forgotten."""
+        self._received.clear()
+        self._overlong = False
+        self._bench.ground("power-on")
+        self._switch_on()
+        self._bench.note("restart")
 
     def receive(self, data: bytes) -> bytes:
         """Answer all complete frames in the stream."""
+        if time.monotonic() - self._powered < self._spec.boot:
+            return b""  # nobody listens yet
         self._received += data
         replies = []
         while (end := self._received.find(0)) >= 0:
@@ -157,6 +177,17 @@ class Board:
         except frames.DamagedFrameError as error:
             return self._reply(0, 0, Status.BAD_CRC, str(error).encode())
         self._request = request
+        restarts = self._faults.striking("restart")
+        if any(fault.before for fault in restarts):
+            return self._restarted()
+        reply = self._carried_out(request)
+        return self._restarted() if restarts else reply
+
+    def _restarted(self) -> bytes:
+        self.restart()
+        return b""
+
+    def _carried_out(self, request: Frame) -> bytes:
         try:
             self._check(request)
             if self._bench.contact and self._faults.fires("loses_contact"):
@@ -232,8 +263,10 @@ class Board:
         return b""
 
     def _last_action(self, payload: bytes) -> bytes:
+        if payload == b"\x01":
+            return _LAST_ACTION.pack(*self._action) + _POWER_ON.pack(self._power_on)
         unpack(None, payload)
-        return struct.pack("<BBI", *self._action)
+        return _LAST_ACTION.pack(*self._action)
 
     def _set_limits(self, payload: bytes) -> bytes:
         """Narrow the voltages of pulses; without arguments only tell them."""

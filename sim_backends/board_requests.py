@@ -9,6 +9,7 @@ from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from sim_backends import frames
 from sim_backends.array.devices.interface import BoolArray
@@ -65,6 +66,10 @@ class BoardSpec(Specification):
     vectors_max: int = 4096
     self_test: Second = 0.0
     """After power-on the board answers busy for so long (wall time)."""
+    boot: Second = Field(default=0.0, ge=0.0)
+    """After power-on the board hears nothing for so long (wall time)."""
+    restarts_on_open: bool = False
+    """Every client that comes restarts it, as the DTR line of a USB port does with many boards."""
     readout: ReadoutSpec = ReadoutSpec()
 
 
@@ -118,6 +123,7 @@ class Limits:
             "cell": self.cell,
             "heartbeat": True,
             "limits": True,
+            "power_on": True,
             **({"schemes": list(self.schemes)} if self.schemes else {}),
         }
 

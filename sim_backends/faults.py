@@ -49,6 +49,7 @@ KINDS = {
     "stuck_channel": Kind(_BOARD, Seam.LASTING, needs=("index",), takes=("code", "for")),
     "stuck_relay": Kind(_BOARD, Seam.LASTING, needs=("index",), takes=("for",)),
     "limits_ignored": Kind(_BOARD, Seam.WORK, takes=("for",)),
+    "restart": Kind(_BOARD, Seam.WORK, takes=("before", "for")),
     "no_step": Kind(_PROBER, Seam.WORK, takes=("for",)),
     "double_step": Kind(_PROBER, Seam.WORK, takes=("for",)),
     "wrong_die": Kind(_PROBER, Seam.WORK, takes=("for",)),
@@ -85,7 +86,7 @@ class Fault(Specification):
     seconds
         By how much a reply is late.
     before
-        Hang up before the request is carried out, not after.
+        Hang up or restart before the request is carried out, not after.
     index, code
         Channel or column; ADC code that a stuck channel reads.
     celsius
@@ -200,8 +201,11 @@ class FaultPlan:
 
     def fires(self, kind: str) -> bool:
         """Whether a fault strikes the work that the instrument is about to do for the present request; counts it."""
-        struck = [self._strikes(place) for place, fault in enumerate(self._faults) if fault.kind == kind]
-        return any(struck)  # each of them has counted
+        return bool(self.striking(kind))
+
+    def striking(self, kind: str) -> list[Fault]:
+        """Faults of a kind that strike the work for the present request; counts it."""
+        return [fault for place, fault in enumerate(self._faults) if fault.kind == kind and self._strikes(place)]
 
     def lasting(self, kind: str) -> list[Fault]:
         """Faults of a kind that have begun and not ended."""

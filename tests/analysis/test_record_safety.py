@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import zlib
 
@@ -375,3 +376,67 @@ def test_a_file_that_cannot_grow_leaves_the_record_as_it_was(tmp_path):
     assert int(done) > 5 and held == done and "MB free: make room there" in message
     with Record.open(tmp_path) as record:
         assert [record.load(row.step).sizes["i"] for row in record.steps()] == [2500] * int(done)
+
+
+# -- who holds it --------------------------------------------------------------------------------------------------
+
+LOOKER = """
+import sys, time
+from analysis.record import running
+said, end = 0, time.time() + 0.5
+while time.time() < end:
+    said += running(sys.argv[1]) is not None
+print(said)
+"""
+
+
+def test_several_who_look_never_take_each_other_for_a_writer(tmp_path):
+    with Record.open(tmp_path) as record:
+        record.begin_run("look", {})
+    looking = [
+        subprocess.Popen([sys.executable, "-P", "-c", LOOKER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    assert [int(each.communicate()[0]) for each in looking] == [0, 0]
+
+
+def test_who_looks_keeps_nobody_from_writing(tmp_path):
+    Record.open(tmp_path).close()
+    end = threading.Event()
+
+    def look():
+        while not end.is_set():
+            running(tmp_path)
+
+    looking = [threading.Thread(target=look) for _ in range(3)]
+    for each in looking:
+        each.start()
+    try:
+        for _ in range(20):
+            Record.open(tmp_path).close()
+    finally:
+        end.set()
+        for each in looking:
+            each.join()
+
+
+def test_whatever_file_is_removed_there_is_no_second_writer(tmp_path):
+    with Record.open(tmp_path) as record:
+        record.begin_run("look", {})
+        for each in tmp_path.iterdir():
+            if each.name.endswith("lock"):
+                each.unlink()
+        assert running(tmp_path)["protocol"] == "look"
+        with pytest.raises(RecordError, match=rf"is being written by process {os.getpid()} "):
+            Record.open(tmp_path)
+    assert running(tmp_path) is None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a folder in use cannot be moved on Windows")
+def test_a_folder_that_is_moved_takes_its_lock_along(tmp_path):
+    (tmp_path / "lot").mkdir()
+    with Record.open(tmp_path / "lot") as record:
+        record.begin_run("look", {})
+        (tmp_path / "lot").rename(tmp_path / "moved")
+        assert running(tmp_path / "moved") is not None and running(tmp_path / "lot") is None
+        Record.open(tmp_path / "lot").close()

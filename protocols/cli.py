@@ -10,6 +10,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from protocols.catalogue import SHIPPED
+from protocols.stopping import heed_interrupt
 from protocols.user_errors import for_the_user
 
 app = typer.Typer(
@@ -382,6 +383,7 @@ def _check_writable(path: Path) -> None:
 
 def main() -> None:
     """Entry point: errors a user can act on are one message, exit status 1; anything else is a traceback."""
+    heed_interrupt()
     try:
         app()
     except Exception as error:

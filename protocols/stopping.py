@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable
 from types import FrameType
 
@@ -19,11 +20,22 @@ class RunAborted(KeyboardInterrupt):
     """Another process asked to abort the run; as a second Ctrl-C, so that nothing on the way takes it for a fault."""
 
 
+def heed_interrupt() -> None:
+    """Let Ctrl-C (SIGINT) end this process although it was started with it ignored, as a background job of a script is.
+
+    Python leaves an ignored signal ignored. Outside the main thread nothing is done: whoever runs us there owns the
+    signals.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class StopRequest:
     """Catches Ctrl-C and termination while a run goes on (a context manager; main thread only).
 
-    As soon as one of them has broken off the run, further ones are only noted: what grounds the lines and lifts the
-    needles must not be broken off itself.
+    Whatever the process inherited, it can be stopped; only a hangup that it was started to outlive (`nohup`) stays
+    ignored. As soon as one of them has broken off the run, further ones are only noted: what grounds the lines and
+    lifts the needles must not be broken off itself.
     """
 
     def __init__(self, notify: Callable[[str], None] = lambda text: None) -> None:
@@ -35,8 +47,9 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         self._install(signal.SIGINT, self._interrupt)
         for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):  # the last two exist on one of the two systems each
-            if hasattr(signal, name):
-                self._install(getattr(signal, name), self._terminate)
+            number = getattr(signal, name, None)
+            if number is not None and not (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):
+                self._install(number, self._terminate)
         return self
 
     def __exit__(self, *_: object) -> None:

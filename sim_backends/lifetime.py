@@ -15,7 +15,10 @@ LINGER = 30.0  # s
 def wait_for_end(
     *, forever: bool, in_use: Callable[[], bool] = lambda: False, linger: float = LINGER, poll: float = 0.05
 ) -> None:
-    """Return on an interrupt, on SIGTERM, or after standard input has closed.
+    """Return on an interrupt, on SIGTERM or SIGHUP, or after standard input has closed.
+
+    An interrupt counts although the process was started with it ignored, as a background job of a script is; a hangup
+    that was ignored stays so (`nohup`).
 
     Who started the station may have been killed while another process of its still holds the connections, in order to
     make the station safe. So it is served on while clients are connected, though not for ever.
@@ -32,9 +35,11 @@ def wait_for_end(
         Time (s) between two looks at what may have happened.
     """
     told, closed = threading.Event(), threading.Event()
-    for name in ("SIGTERM", "SIGBREAK"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), lambda *_: told.set())
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):  # the last two exist on one of the two systems each
+        number = getattr(signal, name, None)
+        if number is not None and not (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):
+            signal.signal(number, lambda *_: told.set())
     if not forever:
         threading.Thread(target=_watch_input, args=(closed,), name="lifeline", daemon=True).start()
     try:

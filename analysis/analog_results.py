@@ -11,14 +11,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from analysis.lot_results import SURVEY, NothingMeasuredError, _of_run, _provenance
+from analysis.lot_results import NothingMeasuredError, _of_run, _provenance
 from analysis.record import COMPUTED, Record
+from analysis.step_names import SURVEY
 from mapping.converge import Outcome
 from mapping.die_record import CellClass
-
-#: The step functions that measure and write such dies.
-MEASURE = "protocols.characterise_analog.measure_analog"
-WRITE = "protocols.analog_write.write_analog"
 
 #: Words for what is broken on a die of analog cells.
 CLASS_WORDS = {
@@ -33,29 +30,29 @@ CLASS_WORDS = {
 
 @dataclass(frozen=True)
 class History:
-    """The newest history of a protocol: results of one step function by die, in route order, and their origin."""
+    """The newest history of a protocol: results of one step by die, in route order, and their origin."""
 
     dies: dict[str, list[xr.Dataset]]
     seed: int
     provenance: dict[str, str]
 
 
-def history(record: Record, protocol: str, function: str) -> History:
-    """What a step function measured of the dies of the newest run of a protocol, finished or not.
+def history(record: Record, protocol: str, name: str) -> History:
+    """What a step measured of the dies of the newest run of a protocol, finished or not.
 
     Raises
     ------
     NothingMeasuredError
         If it measured no die.
     """
-    found, survey = record.results(protocol, function), record.results(protocol, SURVEY)
+    found, survey = record.results(protocol, name), record.results(protocol, SURVEY)
     if not found or not survey:
         raise NothingMeasuredError(f"no die of {protocol} was measured in {record.folder}; run it first")
     run = [run for run in record.runs() if run["protocol"] == protocol][-1]
     route = [f"c{column}r{row}" for column, row in survey[""][-1]["sites"].values]
-    names = [name for name in _of_run(route, run["provenance"]) if name in found]
+    dies = [die for die in _of_run(route, run["provenance"]) if die in found]
     provenance = _provenance(run, survey[""][-1])
-    return History({name: found[name] for name in names}, int(run["provenance"]["seed"]), provenance)
+    return History({die: found[die] for die in dies}, int(run["provenance"]["seed"]), provenance)
 
 
 def defects(data: xr.Dataset) -> dict[str, Any]:
@@ -98,13 +95,12 @@ def _gave_up(writes: Sequence[xr.Dataset]) -> int:
 
 
 def times(record: Record, protocol: str, kinds: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """Time of all runs of a protocol's history (s), and of kinds of work, by the step functions that do it."""
+    """Time of all runs of a protocol's history (s), and of kinds of work, by the steps that do it."""
     ours = {run["id"] for run in record.runs() if run["protocol"] == protocol}
     events = [event["data"] for event in record.events("time") if event["run"] in ours]
     steps = [row.step for row in record.steps() if row.protocol == protocol]
     spent = {
-        kind: sum(step.ended - step.started for step in steps if step.function in functions)
-        for kind, functions in kinds.items()
+        kind: sum(step.ended - step.started for step in steps if step.name in names) for kind, names in kinds.items()
     }
     return {
         "wall_s": sum(each["wall_s"] for each in events),

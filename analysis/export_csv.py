@@ -72,7 +72,7 @@ def difference(contents: RunContents, path: Path) -> str | None:
 
 def _place(row: StepRow) -> str:
     die = {"": "lot", COMPUTED: "computed"}.get(row.step.die, row.step.die)
-    return f"steps/{row.step.id:06d}_{_word(die)}_{_word(row.step.function.rpartition('.')[2])}"
+    return f"steps/{row.step.id:06d}_{_word(die)}_{_word(row.step.name.rpartition('.')[2])}"
 
 
 def _about(row: StepRow, result: xr.Dataset) -> dict[str, Any]:
@@ -133,8 +133,8 @@ def _tables(contents: RunContents) -> dict[str, _Table]:
 
 
 def _steps(contents: RunContents) -> _Table:
-    keys = ["id", "run", "protocol", "die", "function", "source", "inputs_digest", "started", "ended", "verdict",
-            "inputs"]  # fmt: skip
+    keys = ["id", "run", "protocol", "die", "name", "function", "source", "inputs_digest", "started", "ended",
+            "verdict", "inputs"]  # fmt: skip
     rows = ({**asdict(row.step), "protocol": row.protocol, "inputs": row.inputs} for row in contents.steps)
     return _rows(keys, rows)
 

@@ -72,7 +72,7 @@ def _about(contents: RunContents) -> dict[str, Any]:
 
 def _place(row: StepRow) -> str:
     home = {"": "lot", COMPUTED: "computed"}.get(row.step.die, f"dies/{_word(row.step.die)}")
-    return f"{home}/steps/{row.step.id:06d}_{_word(row.step.function.rpartition('.')[2])}"
+    return f"{home}/steps/{row.step.id:06d}_{_word(row.step.name.rpartition('.')[2])}"
 
 
 def _word(name: str) -> str:

@@ -80,7 +80,7 @@ def _write_step(connection: AtomicConnection, experiment: int, row: StepRow, con
     axes = {name for parameter in parameters for name in parameter.setpoints}
     specs = {name: ParamSpecBase(name, "array") for name in axes}
     specs |= {p.name: ParamSpecBase(p.name, "array", label=p.variable, unit=p.units) for p in parameters}
-    data = new_data_set(row.step.function.rpartition(".")[2], exp_id=experiment, conn=connection)
+    data = new_data_set(row.step.name.rpartition(".")[2], exp_id=experiment, conn=connection)
     data.set_interdependencies(
         InterDependencies_(
             dependencies={specs[p.name]: tuple(specs[s] for s in p.setpoints) for p in parameters if p.setpoints},

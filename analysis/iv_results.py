@@ -11,10 +11,10 @@ import xarray as xr
 
 from analysis.analog_results import history, times
 from analysis.record import Record
+from analysis.step_names import SWEEP_CELL
 
 PROTOCOL = "iv-sweep"
-SWEEP = "protocols.iv_sweep.sweep_cell"
-KINDS = {"sweeping_s": (SWEEP,)}
+KINDS = {"sweeping_s": (SWEEP_CELL,)}
 #: The row's other cells have moved if their current differs by this share: the curve is off by as much of it (assumed).
 LEAK_MOVED = 0.02
 
@@ -55,7 +55,7 @@ def iv_results(record: Record, protocol: str = PROTOCOL) -> IVResults:
     NothingMeasuredError
         If no loop was taken.
     """
-    found = history(record, protocol, SWEEP)
+    found = history(record, protocol, SWEEP_CELL)
     loops = {name: {_cell(data): data for data in each} for name, each in found.dies.items()}
     last = list(found.dies.values())[-1][-1]
     return IVResults(

@@ -23,7 +23,7 @@ from analysis.record_data import DamagedError, get_dataset, put_dataset, seal, t
 from analysis.record_lock import RecordError, RecordLock
 from analysis.record_steps import Steps
 
-_BATCH = "id, run, die, time, tester, actions, after_step"
+_BATCH = "id, run, die, time, tester, actions, after_step, power_on"
 _PULSE = "kernel, amplitude, width, count, scheme, shape, mask"
 
 
@@ -45,7 +45,10 @@ class Pulse:
 
 @dataclass(frozen=True)
 class Batch:
-    """Pulses that were committed together; `actions`: what the tester had executed before (None: it does not count)."""
+    """Pulses that were committed together.
+
+    `actions`: what the tester had executed before (None: it does not count), `power_on`: since when (None: unknown).
+    """
 
     id: int
     run: int
@@ -53,6 +56,7 @@ class Batch:
     tester: str
     actions: int | None
     kernels: tuple[int, ...]
+    power_on: str | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,14 @@ class Ledger(Steps):
         self._doses: dict[str, _Sum] = {}
 
     def intend(
-        self, run: int, die: str, pulses: Iterable[Pulse], *, tester: str = "", actions: int | None = None
+        self,
+        run: int,
+        die: str,
+        pulses: Iterable[Pulse],
+        *,
+        tester: str = "",
+        actions: int | None = None,
+        power_on: str | None = None,
     ) -> int:
         """Commit pulses that are about to be fired; it survives a power cut when this returns.
 
@@ -94,6 +105,8 @@ class Ledger(Steps):
             Who will fire them, as it identifies itself.
         actions : int or None
             How many pulse frames the tester had executed before; lets `settle` find out after a crash.
+        power_on : str or None
+            What the tester calls the time since it was switched on, in which it counts; None if it does not tell.
 
         Returns
         -------
@@ -105,8 +118,10 @@ class Ledger(Steps):
             batch, step = db.execute(
                 "SELECT COALESCE(MAX(id), 0) + 1, (SELECT COALESCE(MAX(id), 0) FROM steps) FROM batches"
             ).fetchone()
-            row = (batch, run, die, time.time(), tester, actions, step)
-            db.execute(f"INSERT INTO batches ({_BATCH}, seal) VALUES (?,?,?,?,?,?,?,?)", (*row, _batch_seal(row, rows)))
+            row = (batch, run, die, time.time(), tester, actions, step, power_on)
+            db.execute(
+                f"INSERT INTO batches ({_BATCH}, seal) VALUES (?,?,?,?,?,?,?,?,?)", (*row, _batch_seal(row, rows))
+            )
             db.executemany(
                 f"INSERT INTO pulses (batch, position, {_PULSE}) VALUES (?,?,?,?,?,?,?,?,?)",
                 [(batch, position, *pulse) for position, pulse in enumerate(rows)],
@@ -128,7 +143,8 @@ class Ledger(Steps):
         if frames is not None and frames < 0:
             raise ValueError(f"{frames} pulses cannot have been fired")
         done = self._change(
-            "UPDATE batches SET settled=?, frames=? WHERE id=? AND fired IS NULL AND settled IS NULL",
+            "UPDATE batches SET settled=?, frames=?, settled_by=(SELECT MAX(id) FROM runs) "
+            "WHERE id=? AND fired IS NULL AND settled IS NULL",
             (time.time(), frames, batch),
         )
         if done.rowcount != 1:
@@ -137,14 +153,14 @@ class Ledger(Steps):
     def unfired(self, die: str) -> list[Batch]:
         """Batches that were committed and neither confirmed nor settled; their cells are read before any pulse."""
         rows = self._rows(
-            "SELECT id, run, die, tester, actions FROM batches "
+            "SELECT id, run, die, tester, actions, power_on FROM batches "
             "WHERE die=? AND fired IS NULL AND settled IS NULL ORDER BY id",
             (die,),
         )
         kernels = "SELECT kernel FROM pulses WHERE batch=? ORDER BY position"
         return [
-            Batch(batch, run, name, tester, actions, tuple(kernel for (kernel,) in self._rows(kernels, (batch,))))
-            for batch, run, name, tester, actions in rows
+            Batch(batch, run, name, tester, actions, tuple(k for (k,) in self._rows(kernels, (batch,))), power_on)
+            for batch, run, name, tester, actions, power_on in rows
         ]
 
     def pulses(self, die: str) -> list[Pulse]:
@@ -200,7 +216,7 @@ class Ledger(Steps):
         total = known.total.copy()
         for intent in new:
             if intent.fired is not False:
-                total[intent.pulse.kernel] += intent.pulse.mask * intent.pulse.count
+                total[intent.pulse.kernel] += intent.pulse.mask * max(0, intent.pulse.count)  # schema 3 held others
         if new:
             self._doses[die] = _Sum(total.copy(), new[-1].batch, settled)
         return total
@@ -230,10 +246,10 @@ class Ledger(Steps):
 
     def dies(self) -> list[str]:
         """Names of the dies that have steps or pulses, in the order they were first met."""
-        rows = self._rows(
-            "SELECT die FROM (SELECT die, MIN(started) AS first FROM steps GROUP BY die UNION ALL "
-            "SELECT die, MIN(time) FROM batches GROUP BY die) WHERE die NOT IN ('', '(computed)') "
-            "GROUP BY die ORDER BY MIN(first)"
+        rows = self._rows(  # a batch stands between the steps that were committed before and after it
+            "SELECT die FROM (SELECT die, id AS step, 0 AS batch FROM steps UNION ALL "
+            "SELECT die, after_step + 0.5, id FROM batches) WHERE die NOT IN ('', '(computed)') "
+            "GROUP BY die ORDER BY MIN(step), MIN(batch)"
         )
         return [str(die) for (die,) in rows]
 
@@ -258,4 +274,6 @@ def _pulse(row: tuple[Any, ...]) -> Pulse:
 
 
 def _batch_seal(row: tuple[Any, ...], pulses: list[tuple[Any, ...]]) -> str:
-    return seal(*row, *((*pulse[:-1], pulse[-1].hex()) for pulse in pulses))
+    """The seal of a batch; without a power-on id it is what it was in records of schema 3."""
+    fields = row if row[-1] is not None else row[:-1]
+    return seal(*fields, *((*pulse[:-1], pulse[-1].hex()) for pulse in pulses))

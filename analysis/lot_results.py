@@ -12,17 +12,23 @@ from numpy.typing import NDArray
 from analysis import summary
 from analysis.record import COMPUTED, Record
 from analysis.results import LotResults, Training
+from analysis.step_names import (
+    CLASSIFY_IMAGES,
+    EMULATE_MOVED,
+    MEASURE_STATES,
+    PROGRAM,
+    SENSITIVITY,
+    SOFTWARE,
+    SURVEY,
+    TRAIN_DIE_AWARE,
+    TRAIN_STATISTICS_AWARE,
+    TRAIN_UNAWARE,
+)
 from mapping.die_record import CellClass, DieRecord, LineFault
 
-#: The step functions that a lot of trained networks leaves in its record.
-SURVEY = "protocols.run._survey"
-MEASURE = "protocols.characterise.measure_states"
-PROGRAM = "protocols.write_verify.program"
-CLASSIFY = "protocols.mtj_mnist.classify_images"
-SOFTWARE = "protocols.mtj_mnist.software"
-MOVED = "protocols.mtj_mnist.emulate_moved"
-SENSITIVITY = "protocols.mtj_mnist.sensitivity"
 TRAININGS = tuple(summary.TRAININGS)
+#: Computations whose time is told of.
+TRAINED = (TRAIN_UNAWARE, TRAIN_DIE_AWARE, TRAIN_STATISTICS_AWARE)
 
 
 class NothingMeasuredError(RuntimeError):
@@ -37,7 +43,9 @@ def lot_results(record: Record, protocol: str = "mtj-mnist") -> LotResults:
     NothingMeasuredError
         If no die was measured.
     """
-    measured = {die: r for die, r in record.results(protocol, MEASURE).items() if r[-1].attrs["verdict"] == "pass"}
+    measured = {
+        die: r for die, r in record.results(protocol, MEASURE_STATES).items() if r[-1].attrs["verdict"] == "pass"
+    }
     survey = record.results(protocol, SURVEY)
     if not measured or not survey:
         raise NothingMeasuredError(
@@ -51,8 +59,8 @@ def lot_results(record: Record, protocol: str = "mtj-mnist") -> LotResults:
     kept = [i for i, name in enumerate(names) if name in measured]
     dies = [names[i] for i in kept]
     records = [DieRecord.from_dataset(measured[die][-1]) for die in dies]
-    software, moved = _latest(record, protocol, SOFTWARE), _latest(record, protocol, MOVED)
-    classified = _present(record.results(protocol, CLASSIFY), software)
+    software, moved = _latest(record, protocol, SOFTWARE), _latest(record, protocol, EMULATE_MOVED)
+    classified = _present(record.results(protocol, CLASSIFY_IMAGES), software)
     return LotResults(
         dies=tuple(dies),
         sites=np.array([sites[i] for i in kept]),
@@ -72,10 +80,10 @@ def lot_results(record: Record, protocol: str = "mtj-mnist") -> LotResults:
     )
 
 
-def _latest(record: Record, protocol: str, function: str) -> xr.Dataset | None:
+def _latest(record: Record, protocol: str, name: str) -> xr.Dataset | None:
     """What the newest run took as the result of a computation: not the newest one, if it came from the record."""
-    used = [event["data"]["step"] for event in record.events("computed") if event["message"] == function]
-    steps = {step.id: step for step in record.history(protocol, COMPUTED) if step.function == function}
+    used = [event["data"]["step"] for event in record.events("computed")]
+    steps = {step.id: step for step in record.history(protocol, COMPUTED) if step.name == name}
     held = [steps[step] for step in used if step in steps] or list(steps.values())
     return record.load(held[-1]) if held else None
 
@@ -174,7 +182,7 @@ def _time(record: Record, protocol: str) -> dict[str, float]:
     ours = {run["id"] for run in record.runs() if run["protocol"] == protocol}
     times = [event["data"] for event in record.events("time") if event["run"] in ours]
     newest = {event["data"]["step"] for event in record.events("computed") if event["run"] == max(ours)}
-    trained = [step for step in record.history(protocol, COMPUTED) if step.id in newest and ".train_" in step.function]
+    trained = [step for step in record.history(protocol, COMPUTED) if step.id in newest and step.name in TRAINED]
     return {
         "wall_s": sum(t["wall_s"] for t in times),
         "station_s": sum(t["station_s"] for t in times),

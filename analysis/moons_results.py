@@ -9,22 +9,30 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from analysis.analog_results import MEASURE, WRITE, defects, history, programming, times
+from analysis.analog_results import defects, history, programming, times
 from analysis.lot_results import _latest
 from analysis.record import Record
+from analysis.step_names import (
+    CLASSIFY_POINTS,
+    EMULATE_OTHERS,
+    MEASURE_ANALOG,
+    MONTE_CARLO,
+    PLAN_DIES,
+    TRAIN_NETWORKS,
+    WRITE_ANALOG,
+)
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
 
 PROTOCOL = "tio2-moons"
-#: The step functions and computations that a lot leaves in its record.
-CLASSIFY = "protocols.tio2_moons.classify_points"
-TRAIN = "protocols.tio2_moons.train_networks"
-PLAN = "protocols.tio2_moons.plan_dies"
-OTHERS = "protocols.tio2_moons.emulate_others"
-MONTE_CARLO = "protocols.tio2_moons.monte_carlo"
 #: Kinds of work that its time is told of.
-KINDS = {"measuring_s": (MEASURE,), "training_s": (TRAIN, PLAN), "writing_s": (WRITE,), "classifying_s": (CLASSIFY,)}
+KINDS = {
+    "measuring_s": (MEASURE_ANALOG,),
+    "training_s": (TRAIN_NETWORKS, PLAN_DIES),
+    "writing_s": (WRITE_ANALOG,),
+    "classifying_s": (CLASSIFY_POINTS,),
+}
 
 #: What this protocol takes for granted; the report says so.
 ASSUMED = (
@@ -106,15 +114,15 @@ def moons_results(record: Record, protocol: str = PROTOCOL) -> MoonsResults:
     NothingMeasuredError
         If no die was measured.
     """
-    found = history(record, protocol, MEASURE)
+    found = history(record, protocol, MEASURE_ANALOG)
     measured = {name: each[-1] for name, each in found.dies.items()}
     usable = [name for name, each in measured.items() if each.attrs["verdict"] == "pass"]
-    trained, plan = _latest(record, protocol, TRAIN), _latest(record, protocol, PLAN)
-    written, classified = record.results(protocol, WRITE), record.results(protocol, CLASSIFY)
+    trained, plan = _latest(record, protocol, TRAIN_NETWORKS), _latest(record, protocol, PLAN_DIES)
+    written, classified = record.results(protocol, WRITE_ANALOG), record.results(protocol, CLASSIFY_POINTS)
     of_dies = [_written(name, written[name], classified[name][-1]) for name in usable if classified.get(name)]
     fitting = plan if plan is not None and plan.sizes["die"] == len(usable) else None
     done = [usable.index(each.die) for each in of_dies]
-    others = _latest(record, protocol, OTHERS)
+    others = _latest(record, protocol, EMULATE_OTHERS)
     return MoonsResults(
         measured=measured,
         of_dies=tuple(of_dies),

@@ -11,6 +11,7 @@ import xarray as xr
 
 from analysis.record import Record
 from analysis.run_contents import dose_of
+from analysis.step_names import is_called
 
 #: The step of the lot that says how large its arrays are.
 _SURVEY_VARIABLE = "sites"
@@ -65,7 +66,7 @@ class OpenRun:
 
     def steps(self, die: str | None = None) -> pd.DataFrame:
         """A row per step ever done, of one die or all; `holds` is False for those that were superseded."""
-        columns = ["id", "die", "protocol", "function", "verdict", "run", "started", "ended", "holds"]
+        columns = ["id", "die", "protocol", "name", "function", "verdict", "run", "started", "ended", "holds"]
         rows = [
             {**asdict(row.step), "protocol": row.protocol, "holds": row.superseded_by is None}
             for row in self.record.steps(die)
@@ -82,12 +83,11 @@ class OpenRun:
         """
         return self.record.load(int(step_id))
 
-    def results(self, function_name: str) -> dict[str, list[xr.Dataset]]:
-        """Results of a step function that hold, of any protocol, by die: ``measure_states`` or its full name."""
+    def results(self, name: str) -> dict[str, list[xr.Dataset]]:
+        """Results of a step that hold, of any protocol, by die: ``measure-states``, or its function."""
         found: dict[str, list[xr.Dataset]] = {}
         for row in self.record.steps():
-            function = row.step.function
-            if row.superseded_by is None and function_name in (function, function.rpartition(".")[2]):
+            if row.superseded_by is None and is_called(name, row.step.name, row.step.function):
                 found.setdefault(row.step.die, []).append(self.record.load(row.step))
         return found
 

@@ -9,17 +9,17 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from analysis.analog_results import MEASURE, WRITE, defects, history, programming, times
+from analysis.analog_results import defects, history, programming, times
 from analysis.lot_results import NothingMeasuredError, _latest
 from analysis.record import Record
+from analysis.step_names import KEEP_PICTURE, MEASURE_ANALOG, WRITE_ANALOG
 from mapping.analog_die import AnalogDie
 
 FloatArray = NDArray[np.float64]
 
 PROTOCOL = "grey-picture"
-PICTURE = "protocols.grey_picture.keep_picture"
 #: Kinds of work that its time is told of.
-KINDS = {"measuring_s": (MEASURE,), "writing_s": (WRITE,)}
+KINDS = {"measuring_s": (MEASURE_ANALOG,), "writing_s": (WRITE_ANALOG,)}
 #: What is compared with: Kim 2021 (Nat. Commun. 12:5198), 64 x 64 passive cells, about 99 % of them functional.
 PUBLISHED = 0.04
 
@@ -65,10 +65,10 @@ def picture_results(record: Record, protocol: str = PROTOCOL) -> PictureResults:
     NothingMeasuredError
         If no die was measured.
     """
-    found, kept = history(record, protocol, MEASURE), _latest(record, protocol, PICTURE)
+    found, kept = history(record, protocol, MEASURE_ANALOG), _latest(record, protocol, KEEP_PICTURE)
     if kept is None:
         raise NothingMeasuredError(f"{protocol} did not come to its picture in {record.folder}; run it first")
-    written = record.results(protocol, WRITE)
+    written = record.results(protocol, WRITE_ANALOG)
     return PictureResults(
         wanted=np.asarray(kept["wanted"].values, np.float64),
         name=str(kept.attrs["name"]),

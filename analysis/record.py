@@ -24,6 +24,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from analysis import record_schema_3
 from analysis.ledger import Batch, Intent, Ledger, Pulse
 from analysis.record_database import open_database
 from analysis.record_lock import RecordError, is_held
@@ -88,41 +89,51 @@ class Record(Runs, Ledger):
             If there is no such run, or `folder` holds a record already.
         """
         folder = Path(folder)
-        began = {known["id"]: float(known["started"]) for known in self.runs()}
-        if run not in began:
+        runs = [known["id"] for known in self.runs()]
+        if run not in runs:
             raise RecordError(
-                f"there is no run {run} in {self.folder}; there are {', '.join(map(str, began)) or 'none'}"
+                f"there is no run {run} in {self.folder}; there are {', '.join(map(str, runs)) or 'none'}"
             )
         if (folder / "record.sqlite").exists():
             raise RecordError(f"{folder} holds a record already; choose another folder for the copy")
         copy = Record.open(folder)
         copy.origin = self.path
         try:
-            copy._fill_from(self.path, run, began[run])
+            copy._fill_from(self.path, run)
         except BaseException:
             copy.close()
             raise
         return copy
 
-    def _fill_from(self, other: Path, run: int, began: float) -> None:
+    def _fill_from(self, other: Path, run: int) -> None:
         self._change("ATTACH ? AS lot", (f"{other.resolve().as_uri()}?mode=ro",))
-        values = {"run": run, "began": began, "computed": COMPUTED}
+        ((version,),) = self._rows("PRAGMA lot.user_version")
+        earlier = version == record_schema_3.VERSION
+        if earlier:
+            record_schema_3.see(self._db, "lot", "lot_")
+        tables = {name: f"lot_{name}" if earlier else f"lot.{name}" for name in ("steps", "batches")}
         with self._transaction() as db:
             for statement in _COPY:
-                db.execute(statement, values)
+                db.execute(statement.format(**tables), {"run": run, "computed": COMPUTED})
+        for name in tables.values() if earlier else ():
+            self._change(f"DROP VIEW temp.{name}", ())
         self._change("DETACH lot", ())
 
 
-#: Fills a new record from the attached `lot`, as that was before `:run` began.
+_STEPS = ("id, run, protocol, die, name, function, source, inputs_digest, inputs, started, ended, verdict, attrs, "
+          "variables, seal, superseded_by")  # fmt: skip
+_BATCHES = "id, run, die, time, tester, actions, power_on, after_step, seal, fired, settled, settled_by, frames"
+#: Fills a new record from the attached `lot`, as that was before `:run` began. What came when is told by numbers, for
+#: clocks jump.
 _COPY = (
     "INSERT INTO runs SELECT * FROM lot.runs WHERE id < :run",
     "INSERT INTO events SELECT * FROM lot.events WHERE run < :run",
     "INSERT INTO verdicts SELECT * FROM lot.verdicts WHERE run < :run",
     "INSERT INTO sources SELECT * FROM lot.sources",
-    "INSERT INTO steps SELECT * FROM lot.steps WHERE run < :run OR die = :computed",
+    f"INSERT INTO steps SELECT {_STEPS} FROM {{steps}} WHERE run < :run OR die = :computed",
     "UPDATE steps SET superseded_by = NULL WHERE superseded_by >= :run",
-    "INSERT INTO batches SELECT * FROM lot.batches WHERE run < :run",
-    "UPDATE batches SET settled = NULL, frames = NULL WHERE settled >= :began",
+    f"INSERT INTO batches SELECT {_BATCHES} FROM {{batches}} WHERE run < :run",
+    "UPDATE batches SET settled = NULL, settled_by = NULL, frames = NULL WHERE settled_by >= :run",
     "INSERT INTO pulses SELECT * FROM lot.pulses WHERE batch IN (SELECT id FROM batches)",
     "INSERT INTO readings SELECT * FROM lot.readings WHERE batch IN (SELECT id FROM batches)",
     "INSERT INTO arrays SELECT * FROM lot.arrays WHERE hash IN ("

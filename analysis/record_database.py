@@ -10,50 +10,15 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from analysis import record_schema_3
 from analysis.record_lock import RecordError, RecordLock
-
-SCHEMA_VERSION = 3
+from analysis.record_schema import SCHEMA, SCHEMA_VERSION, check_objects
 
 #: Measured with one 20 kB array a commit: small pages and a log of 16 MB between checkpoints are fastest.
 _PAGE_SIZE, _CHECKPOINT_PAGES = 4096, 4000
 
-_SCHEMA = """
-CREATE TABLE runs (
-  id INTEGER PRIMARY KEY, protocol TEXT NOT NULL, started REAL NOT NULL, ended REAL, status TEXT NOT NULL,
-  provenance TEXT NOT NULL, resumes INTEGER, pid INTEGER NOT NULL);
-CREATE TABLE events (
-  id INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES runs, die TEXT NOT NULL, time REAL NOT NULL,
-  kind TEXT NOT NULL, message TEXT NOT NULL, data TEXT NOT NULL);
-CREATE TABLE verdicts (
-  id INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES runs, die TEXT NOT NULL, verdict TEXT NOT NULL,
-  bin INTEGER NOT NULL, reason TEXT NOT NULL, time REAL NOT NULL);
-CREATE TABLE requests (id INTEGER PRIMARY KEY, what TEXT NOT NULL, sent REAL NOT NULL, taken REAL);
-CREATE INDEX requests_waiting ON requests (id) WHERE taken IS NULL;
-CREATE TABLE sources (digest TEXT PRIMARY KEY, text TEXT NOT NULL);
-CREATE TABLE steps (
-  id INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES runs, protocol TEXT NOT NULL, die TEXT NOT NULL,
-  function TEXT NOT NULL, source TEXT NOT NULL, inputs_digest TEXT NOT NULL, inputs TEXT NOT NULL,
-  started REAL NOT NULL, ended REAL NOT NULL, verdict TEXT NOT NULL, attrs TEXT NOT NULL, variables TEXT NOT NULL,
-  seal TEXT NOT NULL, superseded_by INTEGER);
-CREATE INDEX steps_of_die ON steps (die, protocol, id);
-CREATE TABLE arrays (
-  hash TEXT PRIMARY KEY, dtype TEXT NOT NULL, shape TEXT NOT NULL, stored TEXT NOT NULL, data BLOB NOT NULL);
-CREATE TABLE batches (
-  id INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES runs, die TEXT NOT NULL, time REAL NOT NULL,
-  tester TEXT NOT NULL, actions INTEGER, after_step INTEGER NOT NULL, seal TEXT NOT NULL,
-  fired REAL, settled REAL, frames INTEGER);
-CREATE INDEX batches_of_die ON batches (die, id);
-CREATE INDEX batches_settled ON batches (die) WHERE settled IS NOT NULL;
-CREATE TABLE pulses (
-  batch INTEGER NOT NULL REFERENCES batches, position INTEGER NOT NULL, kernel INTEGER NOT NULL,
-  amplitude REAL NOT NULL, width REAL NOT NULL, count INTEGER NOT NULL, scheme TEXT, shape TEXT NOT NULL,
-  mask BLOB NOT NULL,
-  PRIMARY KEY (batch, position));
-CREATE TABLE readings (
-  id INTEGER PRIMARY KEY, batch INTEGER NOT NULL REFERENCES batches, time REAL NOT NULL, attrs TEXT NOT NULL,
-  variables TEXT NOT NULL, seal TEXT NOT NULL);
-CREATE INDEX readings_of_batch ON readings (batch);
-"""
+#: What records that this program reads are made of, by their version.
+_SCHEMAS = {SCHEMA_VERSION: SCHEMA, record_schema_3.VERSION: record_schema_3.SCHEMA}
 
 
 class Database:
@@ -171,7 +136,7 @@ def _create(path: Path) -> None:
             database.execute(f"PRAGMA page_size={_PAGE_SIZE}")
             if database.execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
                 raise RecordError(f"{path.parent} cannot hold a record (a network drive?); choose another with --out")
-            database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+            database.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
         new.replace(path)
     except (OSError, sqlite3.Error) as error:
         folder = path.parent
@@ -180,6 +145,8 @@ def _create(path: Path) -> None:
 
 def _connect_writer(path: Path) -> sqlite3.Connection:
     with _sound(path, "rw") as database:
+        if database.execute("PRAGMA user_version").fetchone()[0] == record_schema_3.VERSION:
+            record_schema_3.convert(database)
         database.execute("PRAGMA synchronous=NORMAL")
         database.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
     return database
@@ -188,14 +155,21 @@ def _connect_writer(path: Path) -> sqlite3.Connection:
 def _connect_reader(path: Path) -> sqlite3.Connection:
     try:
         with _sound(path, "ro") as database:
-            return database
+            return _readable(database)
     except RecordError:
         logged = path.with_name(path.name + "-wal")
         if logged.exists():
             raise
         # SQLite keeps an index beside a database in use; where that cannot be made nobody writes the record either
         with _sound(path, "ro&immutable=1") as database:
-            return database
+            return _readable(database)
+
+
+def _readable(database: sqlite3.Connection) -> sqlite3.Connection:
+    """The same connection; an earlier record looks as one of today through it."""
+    if database.execute("PRAGMA user_version").fetchone()[0] == record_schema_3.VERSION:
+        record_schema_3.see(database)
+    return database
 
 
 @contextmanager
@@ -209,8 +183,13 @@ def _sound(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type='table'")}
         if "steps" not in tables:
             raise cannot_read(path, "it is an SQLite database, but not a record")
-        if version != SCHEMA_VERSION:
+        schema = _SCHEMAS.get(version)
+        if schema is None:
             raise RecordError(_other_version(path, version))
+        try:
+            check_objects(database, schema)
+        except RecordError as error:
+            raise cannot_read(path, error) from error
         yield database
     except BaseException as error:
         if database is not None:
@@ -221,9 +200,10 @@ def _sound(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
 
 
 def _other_version(path: Path, version: int) -> str:
+    reads = " and ".join(map(str, sorted(_SCHEMAS)))
     written = "an earlier" if version < SCHEMA_VERSION else "a later"
     return (
-        f"{path} has record version {version}, this program reads {SCHEMA_VERSION}: written by {written} xbarlab; "
+        f"{path} has record version {version}, this program reads {reads}: written by {written} xbarlab; "
         "read it with that version, or choose another folder with --out"
     )
 

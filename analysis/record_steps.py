@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import xarray as xr
 from analysis.record_data import DamagedError, from_json, get_dataset, put_dataset, seal, to_json
 from analysis.record_database import Database
 from analysis.record_lock import RecordError
+from analysis.step_names import name_of
 
 #: What stands as the die of a pure computation: it belongs to no die and is found by its content.
 COMPUTED = "(computed)"
@@ -19,17 +20,21 @@ COMPUTED = "(computed)"
 #: What a step's seal covers, and the order it stands in.
 _SEALED = ("id, run, protocol, die, function, source, inputs_digest, inputs, started, ended, verdict, attrs, "
            "variables")  # fmt: skip
-_INSERT = f"INSERT INTO steps ({_SEALED}, seal) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
-_SELECT = f"SELECT {_SEALED}, seal, superseded_by FROM steps"
+_INSERT = f"INSERT INTO steps ({_SEALED}, name, seal) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+_SELECT = f"SELECT {_SEALED}, name, seal, superseded_by FROM steps"
 
 
 @dataclass(frozen=True)
 class Step:
-    """A committed step of a die's history (`die` is "" for steps of the whole lot)."""
+    """A committed step of a die's history (`die` is "" for steps of the whole lot).
+
+    `name` is what it is called, wherever its code lies; `function` is where the code lay, as module and name.
+    """
 
     id: int
     run: int
     die: str
+    name: str
     function: str
     source: str
     inputs_digest: str
@@ -64,8 +69,15 @@ class Steps(Database):
         inputs: Any,
         started: float,
         result: xr.Dataset,
+        *,
+        name: str = "",
     ) -> Step:
         """Commit a step with its result in one transaction.
+
+        Parameters
+        ----------
+        function, name : str
+            Where the step's code lies, and what the step is called; by default what records of schema 3 called it.
 
         Raises
         ------
@@ -74,6 +86,7 @@ class Steps(Database):
         TypeError
             If the result holds what a record does not: objects, or attributes other than numbers, text, lists of them.
         """
+        name = name or name_of(function)
         started, ended, verdict = float(started), time.time(), str(result.attrs.get("verdict", ""))
         attrs = to_json({str(key): value for key, value in result.attrs.items()}, function)
         given = to_json(inputs, f"{function}: inputs")
@@ -82,8 +95,8 @@ class Steps(Database):
             variables = put_dataset(db, result, function)
             row = (step, run, protocol, die, function, source, inputs_digest, given, started, ended, verdict, attrs,
                    variables)  # fmt: skip
-            db.execute(_INSERT, (*row, seal(*row)))
-        return Step(step, run, die, function, source, inputs_digest, started, ended, verdict)
+            db.execute(_INSERT, (*row, name, _seal(row, name)))
+        return Step(step, run, die, name, function, source, inputs_digest, started, ended, verdict)
 
     def supersede(self, steps: Iterable[Step], run: int) -> None:
         """Mark steps as no longer holding; they stay in the record."""
@@ -113,11 +126,11 @@ class Steps(Database):
             raise RecordError(f"there is no step {number} in {self.folder}")
         return self._result(rows[0])
 
-    def results(self, protocol: str, function: str) -> dict[str, list[xr.Dataset]]:
-        """All results of a step function that hold, by die."""
-        where = "protocol=? AND function=? AND superseded_by IS NULL ORDER BY id"
+    def results(self, protocol: str, name: str) -> dict[str, list[xr.Dataset]]:
+        """All results of a step that hold, by die; `name` is what it is called, now or in records of schema 3."""
+        where = "protocol=? AND name=? AND superseded_by IS NULL ORDER BY id"
         found: dict[str, list[xr.Dataset]] = {}
-        for row in self._step_rows(where, protocol, function):
+        for row in self._step_rows(where, protocol, name_of(name)):
             found.setdefault(row.step.die, []).append(self._result(row))
         return found
 
@@ -134,20 +147,20 @@ class Steps(Database):
                 return row.step
         return None
 
-    def find(self, protocol: str, function: str, source: str, inputs_digest: str) -> Step | None:
+    def find(self, protocol: str, name: str, source: str, inputs_digest: str) -> Step | None:
         """A computation of the lot that was done before with the same source and inputs."""
-        where = "protocol=? AND die=? AND function=? AND source=? AND inputs_digest=? ORDER BY id DESC LIMIT 1"
-        rows = self._step_rows(where, protocol, COMPUTED, function, source, inputs_digest)
+        where = "protocol=? AND die=? AND name=? AND source=? AND inputs_digest=? ORDER BY id DESC LIMIT 1"
+        rows = self._step_rows(where, protocol, COMPUTED, name, source, inputs_digest)
         return rows[0].step if rows else None
 
     def _step_rows(self, where: str, *values: Any) -> list[StepRow]:
         """Steps whose seals hold."""
         found = []
-        for *row, its_seal, superseded_by in self._rows(f"{_SELECT} WHERE {where}", values):
+        for *row, name, its_seal, superseded_by in self._rows(f"{_SELECT} WHERE {where}", values):
             number, run, protocol, die, function, source, inputs_digest, inputs, started, ended, verdict = row[:11]
-            if seal(*row) != its_seal:
-                raise self._damaged(number, function, die, "was edited or damaged (its seal does not hold)")
-            step = Step(number, run, die, function, source, inputs_digest, started, ended, verdict)
+            if _seal(row, name) != its_seal:
+                raise self._damaged(number, name, die, "was edited or damaged (its seal does not hold)")
+            step = Step(number, run, die, name, function, source, inputs_digest, started, ended, verdict)
             found.append(StepRow(step, protocol, from_json(inputs), superseded_by, row[11], row[12]))
         return found
 
@@ -155,14 +168,22 @@ class Steps(Database):
         try:
             return get_dataset(row.variables, row.attrs, self._fetch_array)
         except DamagedError as error:
-            raise self._damaged(row.step.id, row.step.function, row.step.die, str(error)) from error
+            raise self._damaged(row.step.id, row.step.name, row.step.die, str(error)) from error
 
     def _fetch_array(self, key: str) -> Any:
         return self._row("SELECT dtype, shape, stored, data FROM arrays WHERE hash=?", (key,))
 
-    def _damaged(self, number: int, function: str, die: str, what: str) -> RecordError:
+    def _damaged(self, number: int, name: str, die: str, what: str) -> RecordError:
         where = f" on {die}" if die else ""
         return RecordError(
-            f"step {number} ({function}{where}) in {self.origin}: {what}. "
+            f"step {number} ({name}{where}) in {self.origin}: {what}. "
             "Restore the file from a backup, or choose another folder with --out"
         )
+
+
+def _seal(row: Sequence[Any], name: str) -> str:
+    """The seal of a step; of its name only where that is not the one that records of schema 3 have for the function.
+
+    So those records keep their seals when they are converted.
+    """
+    return seal(*row) if name == name_of(row[4]) else seal(*row, name)

@@ -9,9 +9,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from analysis.lot_results import MEASURE, PROGRAM, SURVEY
 from analysis.read_noise import Reads
 from analysis.record import Record, Step
+from analysis.step_names import MEASURE_STATES, PROGRAM, SURVEY
 from mapping.coding import AP, DONT_CARE
 from mapping.die_record import CellClass, DieRecord
 from mapping.geometry import ArrayGeometry
@@ -97,13 +97,13 @@ def _measured_die(record: Record, site: tuple[int, int]) -> RecordedDie | None:
     """A die by its newest measurement, and what was programmed on it."""
     name = f"c{site[0]}r{site[1]}"
     steps = [row.step for row in record.steps(name)]
-    measured = [step for step in steps if step.function == MEASURE and step.verdict == "pass"]
+    measured = [step for step in steps if step.name == MEASURE_STATES and step.verdict == "pass"]
     if not measured:
         return None
     die = DieRecord.from_dataset(record.load(measured[-1]))
     state, known = np.ones(die.geometry.shape, bool), measured[-1].ended  # a measurement ends with all written AP
     for step in steps:  # superseded ones too: what they did was done
-        if step.function == PROGRAM and step.started >= known:
+        if step.name == PROGRAM and step.started >= known:
             states = record.load(step)["states"].values
             if states.shape == state.shape:
                 state, known = np.where(states == DONT_CARE, state, states == AP), step.ended

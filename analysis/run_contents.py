@@ -82,7 +82,7 @@ def dose_of(intents: list[Intent], shape: tuple[int, int, int] | None = None) ->
     for intent in intents:
         if intent.fired is not False:
             rows, columns = intent.pulse.mask.shape
-            total[intent.pulse.kernel, :rows, :columns] += intent.pulse.mask * intent.pulse.count
+            total[intent.pulse.kernel, :rows, :columns] += intent.pulse.mask * max(0, intent.pulse.count)
     return total
 
 

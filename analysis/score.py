@@ -15,17 +15,16 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from analysis.lot_results import MEASURE, PROGRAM
 from analysis.record import Record
+from analysis.step_names import MEASURE_ANALOG, MEASURE_STATES, PROGRAM, WRITE_ANALOG
 from mapping.analog_die import LIMITS
 from mapping.die_record import HARD_DEFECTS, CellClass, LineFault
 from mapping.geometry import ArrayGeometry
 
 BoolArray = NDArray[np.bool_]
 
-#: Step functions that measure dies, and that write states or conductances.
-_MEASURE = (MEASURE, "protocols.characterise_analog.measure_analog")
-_PROGRAM = (PROGRAM, "protocols.analog_write.write_analog")
+#: Steps that measure dies, and that write states or conductances.
+_MEASURE, _PROGRAM = (MEASURE_STATES, MEASURE_ANALOG), (PROGRAM, WRITE_ANALOG)
 #: Arrays of a truth file that are compared (`sim_backends.truth` says what they are), and what cells are in, by kind.
 _NEEDED = ("die", "site", "kind", "alive", "broken", "line_die", "line_mask", "meta")
 _STATES = ("state", "g_read")
@@ -126,10 +125,10 @@ def _newest(record: Record, die: str) -> tuple[xr.Dataset | None, xr.Dataset | N
     """How a die was measured last, and what was programmed after that (None: nothing), by whatever protocol."""
     protocols = {run["protocol"] for run in record.runs()}
     steps = sorted((step for name in protocols for step in record.history(name, die)), key=lambda step: step.id)
-    measured = [step for step in steps if step.function in _MEASURE and step.verdict == "pass"]
+    measured = [step for step in steps if step.name in _MEASURE and step.verdict == "pass"]
     if not measured:
         return None, None
-    programmed = [step for step in steps if step.function in _PROGRAM and step.id > measured[-1].id]
+    programmed = [step for step in steps if step.name in _PROGRAM and step.id > measured[-1].id]
     return record.load(measured[-1]), record.load(programmed[-1]) if programmed else None
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 import xarray as xr
 
+from analysis import step_names
 from analysis.record import Pulse
 from instruments.roles import ArrayCapabilities, LimitError
 from mapping.analog_die import AnalogDie
@@ -20,6 +21,7 @@ from mapping.analog_schedule import AnalogBatch, AnalogSchedule, batches_of
 from mapping.converge import BoolArray, CellWrites, ConvergeToTarget, FloatArray, IntArray, Outcome
 from mapping.touch_up import TouchUp
 from protocols.bench import Bench, Die
+from protocols.marks import step
 from protocols.reading import read_ranging
 
 DIMS = ("kernel", "row", "column")
@@ -28,6 +30,7 @@ DIMS = ("kernel", "row", "column")
 PASSING_SHARE = 0.95
 
 
+@step(step_names.WRITE_ANALOG)
 def write_analog(bench: Bench, die: Die, *, schedule: AnalogSchedule, found: AnalogDie | None = None) -> xr.Dataset:
     """Bring the cells of a schedule to their conductances, and keep them there until the whole array is finished.
 
@@ -89,10 +92,10 @@ def pulses_for(
     """
     steps = np.trunc(amplitudes / lsb * (1 + 1e-12)).astype(np.int64)
     pulses = []
-    for step in sorted(set(steps[steps != 0].tolist()), key=abs, reverse=True):
+    for level in sorted(set(steps[steps != 0].tolist()), key=abs, reverse=True):
         mask = np.zeros_like(cells)
-        mask[cells] = steps == step
-        pulses.append(Pulse(kernel, mask, step * lsb, settings.width, 1, scheme))
+        mask[cells] = steps == level
+        pulses.append(Pulse(kernel, mask, level * lsb, settings.width, 1, scheme))
     return pulses
 
 

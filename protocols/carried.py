@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from analysis.record import Record
+from analysis.step_names import name_of
 from protocols.bench import Die
 from protocols.selection import RunSettings, to_retest
 
-#: Where a step of a die stands and what it is: die, place in its history, function, source, inputs.
+#: Where a step of a die stands and what it is: die, place in its history, name, source, inputs.
 Asked = tuple[str, int, str, str, str]
 
 
@@ -41,7 +42,8 @@ def carried(record: Record, resumes: int | None) -> Carried:
         if event["run"] not in chain:
             continue
         if event["kind"] == "fault":
-            asked = (event["die"], data["position"], data["function"], data["source"], data["inputs"])
+            name = data["name"] if "name" in data else name_of(data["function"])  # so it was called in schema 3
+            asked = (event["die"], data["position"], name, data["source"], data["inputs"])
             taken.faults[asked] = event["message"]
         elif event["kind"] == "retest":
             taken.retests.append(data["asked"])

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from analysis import step_names
 from analysis.record import Pulse
 from mapping.classify_cells import NotSwitchingError, classify
 from mapping.coding import AP, P
@@ -15,13 +16,14 @@ from mapping.geometry import ArrayGeometry
 from mapping.schedule import PulseSettings
 from protocols.bench import Bench, Die
 from protocols.fingerprint import fingerprint
+from protocols.marks import needs_no_contact, step
 from protocols.reading import read_conductances
-from protocols.run import needs_no_contact
 
 #: Pulses that write every cell of a die whose switching is not known yet (the defaults, assumed).
 WRITE = PulseSettings()
 
 
+@step(step_names.CHECK_CONTACT)
 @needs_no_contact
 def check_contact(bench: Bench, die: Die) -> xr.Dataset:
     """Whether the die conducts; the bench found out when it entered. Verdict ``pass`` or ``fail``."""
@@ -42,6 +44,7 @@ def geometry_of(bench: Bench) -> ArrayGeometry:
     return ArrayGeometry(**{name: getattr(capabilities, name) for name in names})
 
 
+@step(step_names.MEASURE_STATES)
 def measure_states(
     bench: Bench,
     die: Die,

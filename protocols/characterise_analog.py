@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import xarray as xr
 
+from analysis import step_names
 from analysis.record import Pulse
 from mapping.analog_die import AnalogDie, classify_analog
 from mapping.checked_fields import check_numbers
@@ -16,6 +17,7 @@ from mapping.die_record import CellClass
 from protocols.analog_write import check_analog, read_everything
 from protocols.bench import Bench, Die
 from protocols.characterise import geometry_of
+from protocols.marks import step
 from protocols.reading import read_ranging
 
 
@@ -74,6 +76,7 @@ def within_caps(probe: Probe, settings: ConvergeToTarget) -> Probe:
     )
 
 
+@step(step_names.MEASURE_ANALOG)
 def measure_analog(
     bench: Bench,
     die: Die,

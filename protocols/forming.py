@@ -9,18 +9,21 @@ from dataclasses import asdict
 import numpy as np
 import xarray as xr
 
+from analysis import step_names
 from analysis.record import Pulse
 from instruments.roles import LimitError
 from mapping.converge import Outcome
 from mapping.forming import Forming, FormingRamps
 from mapping.touch_up import check_writing
 from protocols.bench import Bench, Die
+from protocols.marks import step
 from protocols.reading import read_ranging
 
 #: The laboratory's settings.
 FORMING = Forming()
 
 
+@step(step_names.FORM)
 def form(
     bench: Bench, die: Die, *, settings: Forming = FORMING, scheme: str = "V/2", cells: np.ndarray | None = None
 ) -> xr.Dataset:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
+from analysis import step_names
 from protocols.bench import Bench, Die
 from protocols.fingerprint import kernels_of
+from protocols.marks import step
 from protocols.reading import read_conductances
 from protocols.stopping import RunError
 
@@ -40,6 +42,7 @@ class GoldenRhythm:
         return (self._worked - 1) % self._every == 0
 
 
+@step(step_names.CHECK_GOLDEN)
 def check_golden(
     bench: Bench, die: Die, *, known: xr.Dataset | None, v_read: float = 0.1, limit: float = DRIFT_LIMIT
 ) -> xr.Dataset:

@@ -15,6 +15,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from analysis import step_names
 from analysis.picture_results import PictureResults, picture_results
 from analysis.record import Record
 from mapping.analog_die import AnalogDie
@@ -30,7 +31,8 @@ from protocols.bench import Die
 from protocols.characterise import check_contact
 from protocols.characterise_analog import PROBE, measure_analog, within_caps
 from protocols.limits import SettingError, check_caps, check_read_voltage, check_scheme
-from protocols.run import Run, protocol
+from protocols.marks import protocol, step
+from protocols.run import Run
 
 FloatArray = NDArray[np.float64]
 Report = Callable[[str, float], None]
@@ -111,6 +113,7 @@ def picture_settings(tolerance: float, cap: float, averages: int) -> ConvergeToT
     )  # fmt: skip
 
 
+@step(step_names.KEEP_PICTURE)
 def keep_picture(report: Report, *, grey: FloatArray, name: str, settings: ConvergeToTarget) -> xr.Dataset:
     """What is to be written, for the record."""
     wanted = conductances(grey, settings.g_min, settings.g_max)

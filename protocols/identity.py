@@ -18,6 +18,7 @@ class Identity:
     Defaults count as inputs, so that an edited default is a changed input.
     """
 
+    name: str
     function: str
     text: str
     inputs: dict[str, Any]
@@ -35,16 +36,22 @@ class Identity:
 
 def of_step(function: Callable[..., Any], inputs: dict[str, Any]) -> Identity:
     """A step at hardware: it is the same as long as the function itself is."""
-    return Identity(_name(function), inspect.getsource(function), _with_defaults(function, inputs))
+    return Identity(name_of(function), path_of(function), inspect.getsource(function), _with_defaults(function, inputs))
 
 
 def of_computation(function: Callable[..., Any], inputs: dict[str, Any]) -> Identity:
     """A pure computation: it is the same as long as the module that it stands in is."""
     module = inspect.getmodule(function) or function
-    return Identity(_name(function), inspect.getsource(module), _with_defaults(function, inputs))
+    return Identity(name_of(function), path_of(function), inspect.getsource(module), _with_defaults(function, inputs))
 
 
-def _name(function: Callable[..., Any]) -> str:
+def name_of(function: Callable[..., Any]) -> str:
+    """What a step is called: the name that `protocols.run.step` gave it, else where it lies."""
+    return str(getattr(function, "__step_name__", "")) or path_of(function)
+
+
+def path_of(function: Callable[..., Any]) -> str:
+    """Module and name of a function."""
     return f"{function.__module__}.{function.__qualname__}"
 
 

@@ -13,6 +13,7 @@ from dataclasses import asdict
 import numpy as np
 import xarray as xr
 
+from analysis import step_names
 from analysis.iv_results import IVResults, iv_results
 from analysis.record import Record
 from instruments.roles import LimitError
@@ -21,8 +22,9 @@ from mapping.iv_sweep import IVSweep, Switching, switching_of
 from protocols.bench import Bench, Die
 from protocols.characterise import check_contact
 from protocols.limits import check_read_voltage
+from protocols.marks import protocol, step
 from protocols.reading import read_ranging
-from protocols.run import Run, protocol
+from protocols.run import Run
 
 #: Another cell has moved if its reading differs by this share (assumed: far above read noise).
 MOVED = 0.05
@@ -97,6 +99,7 @@ def check_peaks(survey: xr.Dataset, settings: IVSweep) -> None:
             )
 
 
+@step(step_names.SWEEP_CELL)
 def sweep_cell(bench: Bench, die: Die, *, row: int, column: int, settings: IVSweep) -> xr.Dataset:
     """Take the loop of one cell, reading all cells before, between and after.
 

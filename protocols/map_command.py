@@ -12,8 +12,8 @@ import xarray as xr
 from quantiphy import InvalidNumber, Quantity
 from rich.console import Console
 
-from analysis.lot_results import MEASURE
 from analysis.record import Record
+from analysis.step_names import MEASURE_ANALOG, MEASURE_STATES
 from mapping.analog_die import AnalogDie
 from mapping.conductance_targets import check_tolerance
 from mapping.converge import ARRAY, ConvergeToTarget
@@ -22,9 +22,6 @@ from mapping.differential_pairs import MAPS
 from mapping.geometry import NAMED, ArrayGeometry
 from mapping.map_analog import map_analog
 from mapping.map_weights import map_weights
-
-#: The step function that leaves what is known of an analog die.
-MEASURE_ANALOG = "protocols.characterise_analog.measure_analog"
 
 #: Pulses in a row at a cap that was lowered: there they do the work that rising ones do elsewhere (assumed).
 PULSES_AT_LOW_CAP = 60
@@ -171,7 +168,7 @@ def geometry_named(name: str) -> ArrayGeometry:
 
 def find_die(text: str) -> DieRecord:
     """The newest measured record of a die, given as ``FOLDER:DIE``."""
-    return DieRecord.from_dataset(_find(text, MEASURE))
+    return DieRecord.from_dataset(_find(text, MEASURE_STATES))
 
 
 def find_analog_die(text: str) -> AnalogDie:
@@ -179,15 +176,15 @@ def find_analog_die(text: str) -> AnalogDie:
     return AnalogDie.from_dataset(_find(text, MEASURE_ANALOG))
 
 
-def _find(text: str, function: str) -> xr.Dataset:
-    """The newest result of a step function, of a die given as ``FOLDER:DIE``."""
+def _find(text: str, step: str) -> xr.Dataset:
+    """The newest result of a step, of a die given as ``FOLDER:DIE``."""
     folder, _, name = text.rpartition(":")
     if not folder:
         raise MapError(f"--die takes FOLDER:DIE (a run's folder and a die such as c3r2), got {text!r}")
     with Record.open(folder, create=False, write=False) as record:
         dies: dict[str, xr.Dataset] = {}
         for protocol in sorted({run["protocol"] for run in record.runs()}):
-            dies |= {die: sets[-1] for die, sets in record.results(protocol, function).items()}
+            dies |= {die: sets[-1] for die, sets in record.results(protocol, step).items()}
     if name not in dies:
         raise MapError(f"{folder} has no measured die {name!r}; it has {', '.join(sorted(dies)) or 'none'}")
     return dies[name]

@@ -16,6 +16,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from analysis import step_names
 from analysis.lot_results import lot_results
 from analysis.record import Record
 from analysis.results import LotResults
@@ -32,8 +33,9 @@ from protocols.bench import Bench, Die
 from protocols.characterise import WRITE, check_contact, measure_states
 from protocols.inference import ArrayMultiplier
 from protocols.limits import check_pulses, check_read_voltage
+from protocols.marks import protocol, step
 from protocols.planned import planned_as
-from protocols.run import Run, protocol
+from protocols.run import Run
 from protocols.write_verify import program
 
 #: Off-diagonal entries of the transfer matrix that are really programmed and measured.
@@ -228,6 +230,7 @@ def _planned_sensitivity(*, networks: Mapping[str, BinaryNetwork], **_: Any) -> 
     return xr.Dataset({"error": (("training", "scale", "draw"), error)}, coords)
 
 
+@step(step_names.TRAIN_UNAWARE)
 @planned_as(_planned_unaware)
 def train_unaware(
     report: Report, *, digits: Digits, architecture: Architecture, geometry: ArrayGeometry, recipe: Recipe, seed: int
@@ -238,6 +241,7 @@ def train_unaware(
     return dataset_of([network])
 
 
+@step(step_names.TRAIN_DIE_AWARE)
 @planned_as(_planned_die_aware)
 def train_die_aware(
     report: Report,
@@ -255,6 +259,7 @@ def train_die_aware(
     return dataset_of(networks)
 
 
+@step(step_names.TRAIN_STATISTICS_AWARE)
 @planned_as(_planned_statistics_aware)
 def train_statistics_aware(
     report: Report,
@@ -294,6 +299,7 @@ def network_of(data: xr.Dataset) -> BinaryNetwork:
 # what is computed beside the measurement
 
 
+@step(step_names.SOFTWARE)
 def software(
     report: Report, *, networks: Mapping[str, BinaryNetwork], digits: Digits, geometry: ArrayGeometry
 ) -> xr.Dataset:
@@ -308,6 +314,7 @@ def software(
     return xr.Dataset({"correct": (("training", "image"), np.stack(correct))}, coords, attrs)
 
 
+@step(step_names.EMULATE_MOVED)
 @planned_as(_planned_moved)
 def emulate_moved(
     report: Report, *, networks: list[BinaryNetwork], records: list[DieRecord], digits: Digits
@@ -319,6 +326,7 @@ def emulate_moved(
     return xr.Dataset({"error": (("network", "die"), error)}, attrs={"emulated": "from die records"})
 
 
+@step(step_names.SENSITIVITY)
 @planned_as(_planned_sensitivity)
 def sensitivity(
     report: Report,
@@ -423,6 +431,7 @@ class _OnDie:
         )
 
 
+@step(step_names.CLASSIFY_IMAGES)
 def classify_images(
     bench: Bench,
     die: Die,
@@ -459,6 +468,7 @@ def classify_images(
     )
 
 
+@step(step_names.CALIBRATE_ON_DIE)
 def calibrate_on_die(
     bench: Bench,
     die: Die,

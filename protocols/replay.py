@@ -141,7 +141,7 @@ class _Replaying(Run):
     def compute(self, function: Callable[..., xr.Dataset], **inputs: Any) -> xr.Dataset:
         """From the record; where the recorded run computed it, the needles were off."""
         asked = identity.of_computation(function, inputs)
-        found = self.record.find(self.protocol_name, asked.function, asked.source, asked.key)
+        found = self.record.find(self.protocol_name, asked.name, asked.source, asked.key)
         if found is not None and found.run == self.id and found.id not in self._computed:
             self._computed.add(found.id)
             self.rest()
@@ -246,7 +246,7 @@ def _compared(lot: Record, copy: Record, run: int) -> tuple[int, str]:
     for then, now in zip(_steps(lot, run), _steps(copy, run), strict=False):
         difference = _difference(lot, then, copy, now)
         if difference:
-            what = f"step {same + 1}, {then.function.rpartition('.')[2]} on {then.die or 'the lot'}"
+            what = f"step {same + 1}, {then.name.rpartition('.')[2]} on {then.die or 'the lot'}"
             return same, f"{what}: {difference}"
         same += 1
     return same, ""
@@ -254,8 +254,8 @@ def _compared(lot: Record, copy: Record, run: int) -> tuple[int, str]:
 
 def _difference(lot: Record, then: Step, copy: Record, now: Step) -> str:
     """What differs between a recorded step and the same one of the replay; both sides."""
-    if (then.function, then.die, then.inputs_digest) != (now.function, now.die, now.inputs_digest):
-        return f"in the replay it is {now.function.rpartition('.')[2]} on {now.die or 'the lot'}, or its inputs differ"
+    if (then.name, then.die, then.inputs_digest) != (now.name, now.die, now.inputs_digest):
+        return f"in the replay it is {now.name.rpartition('.')[2]} on {now.die or 'the lot'}, or its inputs differ"
     recorded, replayed = lot.load(then), copy.load(now)
     if digest(recorded.attrs) != digest(replayed.attrs):
         return f"attributes differ\n  recorded: {recorded.attrs}\n  replayed: {replayed.attrs}"

@@ -183,10 +183,10 @@ class Rehearsal:
     def compute(self, function: Callable[..., xr.Dataset], **inputs: Any) -> xr.Dataset:
         """As `Run.compute`."""
         asked = identity.of_computation(function, inputs)
-        call = self._calls[asked.function] = self._calls.get(asked.function, -1) + 1
-        found = self.record.find(self.protocol_name, asked.function, asked.source, asked.key)
+        call = self._calls[asked.name] = self._calls.get(asked.name, -1) + 1
+        found = self.record.find(self.protocol_name, asked.name, asked.source, asked.key)
         if found is None:
-            before = self._used.get(asked.function, [])[call : call + 1]
+            before = self._used.get(asked.name, [])[call : call + 1]
             if not before:
                 raise _NotInRecord(f"computation {function.__name__}")
             what = self._difference(before[0], asked)
@@ -223,7 +223,7 @@ class Rehearsal:
         position = self._positions.setdefault(place, 0)
         if position >= len(history):
             if die == self._attempting and (
-                place, position, asked.function, asked.source, asked.key
+                place, position, asked.name, asked.source, asked.key
             ) in self._taken.faults:  # fmt: skip
                 raise PassedOverError(place)
             raise _NotInRecord(f"{at}, step {function.__name__}")
@@ -233,7 +233,7 @@ class Rehearsal:
             self._changed.add(place)
             steps = f"{len(history) - position} step{'s' if len(history) - position > 1 else ''}"
             self.changes.append(f"{at}, step {function.__name__}: {what}; {steps} there are done anew")
-        if step.function != asked.function:  # its result is no answer to this script
+        if step.name != asked.name:  # its result is no answer to this script
             raise _NotInRecord(f"{at}, step {function.__name__}")
         self.steps += place not in self._changed
         self._positions[place] += 1
@@ -241,8 +241,8 @@ class Rehearsal:
 
     def _difference(self, step: Step, asked: Identity) -> str:
         """What is not as it was, in words; empty if nothing is."""
-        if step.function != asked.function:
-            return f"was {step.function.rpartition('.')[2]}"
+        if step.name != asked.name:
+            return f"was {step.name.rpartition('.')[2]}"
         words = ["source changed"] if step.source != asked.source else []
         if step.inputs_digest != asked.key:
             row = next(row for row in self.record.steps(step.die) if row.step.id == step.id)
@@ -252,14 +252,15 @@ class Rehearsal:
 
 
 def _computations_of(record: Record, run: int) -> dict[str, list[Step]]:
-    """The computations that an interrupted run, or one that it went on with, used; by function, in their order."""
+    """The computations that an interrupted run, or one that it went on with, used; by name, in their order."""
     steps = {row.step.id: row.step for row in record.steps(COMPUTED)}
     used: dict[str, list[Step]] = {}
     for number in sorted(chain_of(record, run)):  # the newest that came as far as that
         of_run: dict[str, list[Step]] = {}
         for event in record.events("computed"):
             if event["run"] == number:
-                of_run.setdefault(event["message"], []).append(steps[event["data"]["step"]])
+                step = steps[event["data"]["step"]]
+                of_run.setdefault(step.name, []).append(step)
         used |= of_run
     return used
 

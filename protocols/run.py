@@ -11,11 +11,12 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import xarray as xr
 
+from analysis import step_names
 from analysis.digest import describe
 from analysis.record import COMPUTED, Record, Step
 from instruments.roles import DieSite, InstrumentError
@@ -24,27 +25,17 @@ from protocols.bench import Bench, Die, DieFault, NoContactError
 from protocols.carried import Asked, carried, due_retests
 from protocols.golden import GOLDEN, GoldenDieError, GoldenRhythm, check_golden, drifted
 from protocols.identity import Identity
+from protocols.marks import StepNameError
+from protocols.marks import needs_no_contact as needs_no_contact
+from protocols.marks import protocol as protocol
+from protocols.marks import step as step
 from protocols.pausing import Requests
 from protocols.selection import RunSettings, chosen, golden_die
 from protocols.stopping import RunStopped, StopRequest
 from protocols.verdicts import RunVerdicts, word, word_of_step
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 #: Name under which steps of the whole lot stand in the record.
 LOT = ""
-
-
-def protocol(function: F) -> F:
-    """Mark a function ``(run, *, parameters...)`` as a protocol that `xbar run` can start."""
-    function.__is_protocol__ = True  # type: ignore[attr-defined]
-    return function
-
-
-def needs_no_contact(function: F) -> F:
-    """Mark a step that may run on a die that does not conduct, because it is the one that finds out."""
-    function.__needs_no_contact__ = True  # type: ignore[attr-defined]
-    return function
 
 
 class OpenBench(Protocol):
@@ -100,6 +91,7 @@ class Run:
         self._survey: xr.Dataset | None = None
         self._asked: Asked | None = None
         self._attempting: Die | None = None
+        self._paths: dict[str, str] = {}
 
     # what a protocol uses
 
@@ -150,12 +142,13 @@ class Run:
         `report(text, share)` shows progress. Found by content, wherever in the script it stands.
         """
         asked = identity.of_computation(function, inputs)
-        found = self.record.find(self.protocol_name, asked.function, asked.source, asked.key)
+        self._check_name(asked)
+        found = self.record.find(self.protocol_name, asked.name, asked.source, asked.key)
         self._begin_step(function.__name__, COMPUTED, recorded=found is not None)
         if found is None:
             self.rest()
             found = self._execute(asked, COMPUTED, lambda: function(self._watch.progress, **asked.inputs))
-        self.record.event(self.id, "computed", asked.function, COMPUTED, step=found.id)  # which of several holds now
+        self.record.event(self.id, "computed", asked.name, COMPUTED, step=found.id)  # which of several holds now
         return self.record.load(found)
 
     @contextmanager
@@ -274,10 +267,11 @@ class Run:
     def _step(self, function: Callable[..., xr.Dataset], die: Die | None, inputs: dict[str, Any]) -> xr.Dataset:
         place = die.name if die else LOT
         asked = identity.of_step(function, inputs)
+        self._check_name(asked)
         recorded = self._recorded(place, asked)
         self._begin_step(function.__name__, place, recorded=recorded is not None)
         if recorded is None:
-            self._asked = (place, self._positions[place], asked.function, asked.source, asked.key)
+            self._asked = (place, self._positions[place], asked.name, asked.source, asked.key)
             if die is not None and die == self._attempting and self._asked in self._carried.faults:
                 raise PassedOverError(self._carried.faults[self._asked])
             bench = self._bench_at(die, function)
@@ -286,8 +280,16 @@ class Run:
         self._positions[place] += 1
         result = self.record.load(recorded)
         if die is not None:
-            self._verdicts.hear(place, word_of_step(asked.function, result.attrs))
+            self._verdicts.hear(place, word_of_step(asked.name, result.attrs))
         return result
+
+    def _check_name(self, asked: Identity) -> None:
+        """Refuse a second function of a name: what is in the record under it would be taken for either's."""
+        if self._paths.setdefault(asked.name, asked.function) != asked.function:
+            raise StepNameError(
+                f"{self._paths[asked.name]} and {asked.function} are both called {asked.name!r}; give one of them "
+                "another name with @step"
+            )
 
     def _begin_step(self, name: str, place: str, *, recorded: bool) -> None:
         """Show it, and do what was asked for meanwhile: this is where stopping and pausing are safe."""
@@ -310,9 +312,9 @@ class Run:
         if position >= len(history):
             return None
         step = history[position]
-        if (step.function, step.source, step.inputs_digest) == (asked.function, asked.source, asked.key):
+        if (step.name, step.source, step.inputs_digest) == (asked.name, asked.source, asked.key):
             return step
-        text = f"{asked.function} differs; {len(history) - position} steps anew"
+        text = f"{asked.name} differs; {len(history) - position} steps anew"
         self.record.event(self.id, "superseded", text, place)
         self.record.supersede(history[position:], self.id)
         del history[position:]
@@ -365,15 +367,15 @@ class Run:
         started = time.time()
         result = do()
         if not isinstance(result, xr.Dataset):
-            raise TypeError(f"{asked.function} returned {type(result).__name__}; a step returns an xarray.Dataset")
+            raise TypeError(f"{asked.name} returned {type(result).__name__}; a step returns an xarray.Dataset")
         if place not in (LOT, COMPUTED):
-            word_of_step(asked.function, result.attrs)  # what nobody can judge is not kept
+            word_of_step(asked.name, result.attrs)  # what nobody can judge is not kept
         self.record.keep_source(asked.text)
         step = self.record.append_step(
             self.id, kept_as or self.protocol_name, place, asked.function, asked.source, asked.key,
-            describe(asked.inputs), started, result,
+            describe(asked.inputs), started, result, name=asked.name,
         )  # fmt: skip
-        self.executed_s[asked.function] = self.executed_s.get(asked.function, 0.0) + step.ended - step.started
+        self.executed_s[asked.name] = self.executed_s.get(asked.name, 0.0) + step.ended - step.started
         self.steps_done += place != COMPUTED
         return step
 
@@ -381,10 +383,10 @@ class Run:
         """Note which step a fault broke off, so that a run that goes on with this one passes it over."""
         if self._asked is None or isinstance(fault, PassedOverError):
             return
-        place, position, function, source, key = self._asked
+        place, position, name, source, key = self._asked
         self.record.event(
             self.id, "fault", str(fault), place,
-            position=position, function=function, source=source, inputs=key, error=type(fault).__name__,
+            position=position, name=name, source=source, inputs=key, error=type(fault).__name__,
             step=self.steps_done,
         )  # fmt: skip
 
@@ -403,6 +405,7 @@ def generator(seed: int, name: str) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
+@step(step_names.SURVEY)
 def _survey(bench: Bench, die: None) -> xr.Dataset:
     """Dies of the route and what the instruments say they are."""
     sites = [(site.column, site.row) for site in bench.prober.die_sites()]
@@ -425,5 +428,6 @@ def _survey(bench: Bench, die: None) -> xr.Dataset:
     return xr.Dataset({"sites": (("die", "axis"), np.asarray(sites, np.int64))}, attrs=attrs)
 
 
+@step(step_names.NOW)
 def _now(report: Callable[[str, float], None]) -> xr.Dataset:
     return xr.Dataset(attrs={"time": time.time()})

@@ -17,6 +17,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from analysis import step_names
 from analysis.moons_results import MoonsResults, moons_results
 from analysis.record import Record
 from mapping import closed_loop, written_dies
@@ -37,9 +38,10 @@ from protocols.bench import Bench, Die
 from protocols.characterise import check_contact
 from protocols.characterise_analog import PROBE, measure_analog, within_caps
 from protocols.limits import SettingError, check_caps, check_read_voltage, check_scheme
+from protocols.marks import protocol, step
 from protocols.moon_inference import MoonsOnArray
 from protocols.planned import planned_as
-from protocols.run import Run, protocol
+from protocols.run import Run
 from sim_backends.array.statistics import StuckCells, TransferStatistics
 
 FloatArray = NDArray[np.float64]
@@ -184,6 +186,7 @@ def _planned_networks(*, moons: Moons, epochs: int, seed: int) -> xr.Dataset:
     return xr.Dataset({"weights": (("network", "parameter"), weights)}, coords={"network": list(names)})
 
 
+@step(step_names.TRAIN_NETWORKS)
 @planned_as(_planned_networks)
 def train_networks(report: Report, *, moons: Moons, epochs: int, seed: int) -> xr.Dataset:
     """The network with all techniques, and the one that knows of nothing."""
@@ -223,6 +226,7 @@ def _planned_dies(*, network: NDArray[Any], stuck: FloatArray, **_: Any) -> xr.D
     )
 
 
+@step(step_names.PLAN_DIES)
 @planned_as(_planned_dies)
 def plan_dies(report: Report, *, network: NDArray[Any], stuck: FloatArray, moons: Moons, seed: int) -> xr.Dataset:
     """What is to be written into each die, from its stuck cells ``[die, 2, 32]`` (S; NaN where a cell works)."""
@@ -325,6 +329,7 @@ def given_up(
     return replace(found, g=held, cell_class=classes)
 
 
+@step(step_names.CLASSIFY_POINTS)
 def classify_points(
     bench: Bench,
     die: Die,
@@ -378,6 +383,7 @@ def errors_of(written: dict[str, xr.Dataset], stuck: FloatArray, dies: list[Die]
     return {"stuck": held, "error": np.nan_to_num(achieved / target - 1, nan=0.0)}
 
 
+@step(step_names.EMULATE_OTHERS)
 def emulate_others(
     report: Report, *, networks: dict[str, NDArray[Any]], moons: Moons, stuck: FloatArray, error: FloatArray
 ) -> xr.Dataset:
@@ -400,6 +406,7 @@ def _planned_monte_carlo(**_: Any) -> xr.Dataset:
     return xr.Dataset({name: ("lot", np.ones(1)) for name in ("f95", "mean", "worst")})
 
 
+@step(step_names.MONTE_CARLO)
 @planned_as(_planned_monte_carlo)
 def monte_carlo(report: Report, *, network: NDArray[Any], moons: Moons, dies: int, seed: int) -> xr.Dataset:
     """The same loop without the wire on lots of so many drawn dies, for the spread between lots (`mapping`).

@@ -6,17 +6,20 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from analysis import step_names
 from analysis.record import Pulse
 from mapping.coding import AP, DONT_CARE, P
 from mapping.die_record import HARD_DEFECTS, DieRecord
 from mapping.schedule import WriteSchedule
 from protocols.bench import Bench, Die
+from protocols.marks import step
 from protocols.reading import read_conductances
 
 #: Share of the wrong cells in one row or column from which that line is named as the likely fault (assumed).
 LINE_SHARE = 0.8
 
 
+@step(step_names.PROGRAM)
 def program(bench: Bench, die: Die, *, schedule: WriteSchedule, die_record: DieRecord, averages: int = 2) -> xr.Dataset:
     """Bring the cells of a schedule into their states; returns what each cell was found in and how many pulses it got.
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from analysis.lot_results import CLASSIFY, MEASURE, MOVED, SOFTWARE, SURVEY, NothingMeasuredError, lot_results
+from analysis.lot_results import NothingMeasuredError, lot_results
 from analysis.record import COMPUTED, Record
+from analysis.step_names import CLASSIFY_IMAGES, EMULATE_MOVED, MEASURE_STATES, SOFTWARE, SURVEY
 from mapping.die_record import DieRecord
 from mapping.geometry import ArrayGeometry
 
@@ -35,13 +36,13 @@ def record(tmp_path):
         sites = np.array([[0, 0], [1, 0]])
         put("", SURVEY, xr.Dataset({"sites": (("die", "axis"), sites)}, attrs={"prober": "p", "array": "a"}))
         for die in DIES:
-            put(die, MEASURE, measured(die))
+            put(die, MEASURE_STATES, measured(die))
         correct = (("training", "image"), np.ones((1, 8), bool))
         software = xr.Dataset({"correct": correct}, {"training": ["unaware"]}, {"data": "d", "assumed": ["x"]})
         put(COMPUTED, SOFTWARE, software)
-        put("c0r0", CLASSIFY, classified("unaware", 8))
-        put("c1r0", CLASSIFY, classified("unaware", 5))
-        put("c1r0", CLASSIFY, classified("die_aware_moved", 5, "c0r0"))
+        put("c0r0", CLASSIFY_IMAGES, classified("unaware", 8))
+        put("c1r0", CLASSIFY_IMAGES, classified("unaware", 5))
+        put("c1r0", CLASSIFY_IMAGES, classified("die_aware_moved", 5, "c0r0"))
         yield opened
 
 
@@ -55,7 +56,7 @@ def test_results_with_another_number_of_images_do_not_mix_with_the_present_ones(
 
 def test_a_transfer_matrix_of_other_dies_is_not_shown(record):
     data = xr.Dataset({"error": (("network", "die"), np.zeros((3, 3)))})
-    record.append_step(1, "mtj-mnist", COMPUTED, MOVED, "s", "k", {}, 0.0, data)
+    record.append_step(1, "mtj-mnist", COMPUTED, EMULATE_MOVED, "s", "k", {}, 0.0, data)
     assert np.isnan(lot_results(record).moved_emulated).all()
 
 

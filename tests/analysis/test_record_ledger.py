@@ -27,7 +27,7 @@ def test_dose_is_the_sum_of_what_may_have_been_fired(tmp_path_factory, batches, 
     with Record.open(folder) as record, Record.open(folder, write=False) as reader:
         run = record.begin_run("p", {})
         for die, batch, end in batches:
-            number = record.intend(run, die, batch, tester="board 1", actions=7)
+            number = record.intend(run, die, batch, tester="board 1", actions=7, power_on="on 1")
             for position, pulse in enumerate(batch):
                 bound[die][pulse.kernel] += pulse.mask * pulse.count
                 if not isinstance(end, int) or position < end:
@@ -38,7 +38,7 @@ def test_dose_is_the_sum_of_what_may_have_been_fired(tmp_path_factory, batches, 
                 ).all()
             _end(record, number, end)
             if end == "open":
-                waiting[die].append((number, run, die, "board 1", 7, tuple(pulse.kernel for pulse in batch)))
+                waiting[die].append((number, run, die, "board 1", 7, tuple(pulse.kernel for pulse in batch), "on 1"))
         for die in ("a", "b"):
             assert np.array_equal(record.dose(die, SHAPE), expected[die])
             assert np.array_equal(reader.dose(die, SHAPE), expected[die])

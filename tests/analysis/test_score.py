@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from analysis.lot_results import MEASURE, PROGRAM
 from analysis.record import Record
 from analysis.score import TruthError, score, totals
+from analysis.step_names import MEASURE_STATES, PROGRAM
 from mapping.die_record import CellClass, DieRecord, LineFault
 from mapping.geometry import ArrayGeometry
 
@@ -71,7 +71,9 @@ class MadeUp:
         """Scores of a record with these steps ``(protocol, die, function, result)``; by default a plain run."""
         dies = range(len(SITES))
         plain = [
-            ("p", die, *step) for die in dies for step in ((MEASURE, self.measured(die)), (PROGRAM, self.programmed()))
+            ("p", die, *step)
+            for die in dies
+            for step in ((MEASURE_STATES, self.measured(die)), (PROGRAM, self.programmed()))
         ]
         with Record.open(self.folder / "lot") as record:
             for protocol, die, function, result in steps or plain:
@@ -147,9 +149,9 @@ def test_what_was_programmed_last_counts_by_whatever_protocol(made_up):
     other = np.where(made_up.wanted == 0, 1, -1).astype(np.int8)
     made_up.state[0] = False
     steps = [
-        ("mtj-mnist", 0, MEASURE, made_up.measured(0)),
+        ("mtj-mnist", 0, MEASURE_STATES, made_up.measured(0)),
         ("mtj-mnist", 0, PROGRAM, made_up.programmed()),
-        ("another", 0, MEASURE, made_up.measured(0)),
+        ("another", 0, MEASURE_STATES, made_up.measured(0)),
         ("another", 0, PROGRAM, made_up.programmed(other)),
     ]
     (only,) = made_up.scores(*steps)
@@ -158,9 +160,9 @@ def test_what_was_programmed_last_counts_by_whatever_protocol(made_up):
 
 def test_a_die_measured_again_holds_nothing_any_more(made_up):
     steps = [
-        ("p", 0, MEASURE, made_up.measured(0)),
+        ("p", 0, MEASURE_STATES, made_up.measured(0)),
         ("p", 0, PROGRAM, made_up.programmed()),
-        ("q", 0, MEASURE, made_up.measured(0)),
+        ("q", 0, MEASURE_STATES, made_up.measured(0)),
     ]
     (only,) = made_up.scores(*steps)
     assert only.healthy == 0 and only.defects_right == 4
@@ -169,7 +171,7 @@ def test_a_die_measured_again_holds_nothing_any_more(made_up):
 
 def test_a_die_that_could_not_be_measured_is_left_out(made_up):
     failed = xr.Dataset(attrs={"verdict": "fail", "reason": "no two states"})
-    steps = [("p", 0, MEASURE, failed), ("p", 1, MEASURE, made_up.measured(1))]
+    steps = [("p", 0, MEASURE_STATES, failed), ("p", 1, MEASURE_STATES, made_up.measured(1))]
     assert [each.die for each in made_up.scores(*steps)] == ["c1r0"]
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from command_line import xbar
 
-from analysis.iv_results import SWEEP
 from analysis.record import Record
+from analysis.step_names import SWEEP_CELL
 from instruments.roles import LinkError
 from instruments.station import load_station
 from mapping.iv_sweep import IVSweep
@@ -117,7 +117,7 @@ def test_a_die_is_known_again_by_what_it_held_after_its_loops(home):
     with Record.open(home / "lot", create=False, write=False) as record:
         (die,) = record.dies()
         held = last_known(record, die)
-        last = record.results("iv-sweep", SWEEP)[die][-1]
+        last = record.results("iv-sweep", SWEEP_CELL)[die][-1]
     assert np.array_equal(held, last["g_swept"].values) and np.array_equal(held, last["g"].values[-1])
 
 

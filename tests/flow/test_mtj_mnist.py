@@ -12,8 +12,8 @@ import pytest
 from command_line import end_served, run_xbar, served, xbar
 from happened import assert_left_safely, fired_per_cell, happened, of_kind
 
-from analysis.lot_results import CLASSIFY, MEASURE
 from analysis.record import Record
+from analysis.step_names import CLASSIFY_IMAGES, MEASURE_STATES
 from sim_backends.array.die import Die as SimulatedDie
 from sim_backends.array.lot import load_lot
 
@@ -85,7 +85,7 @@ def test_errors_are_those_of_the_pictures_in_the_record(first):
     """The numbers of the JSON, counted once more from what each die answered."""
     folder, numbers = first
     with Record.open(folder, create=False) as record:
-        answers = record.results("mtj-mnist", CLASSIFY)
+        answers = record.results("mtj-mnist", CLASSIFY_IMAGES)
     for name in ("unaware", "die_aware", "statistics_aware", "calibrated"):
         of_name = [[a for a in answers[die] if a.attrs["training"] == name] for die in numbers["names"]]
         assert [len(each) for each in of_name] == [1] * DIES
@@ -168,8 +168,8 @@ def test_another_seed_is_another_lot(first, tmp_path):
         )
     assert done.status == 0, done.said
     with Record.open(tmp_path / "l", create=False) as record, Record.open(first[0], create=False) as other:
-        ((die, (here,)),) = record.results("look.py:look", MEASURE).items()
-        there = other.results("mtj-mnist", MEASURE)[die][-1]
+        ((die, (here,)),) = record.results("look.py:look", MEASURE_STATES).items()
+        there = other.results("mtj-mnist", MEASURE_STATES)[die][-1]
     likeness = np.corrcoef(here["g_p"].values.ravel(), there["g_p"].values.ravel())[0, 1]
     assert abs(likeness) < 0.1
     assert not np.array_equal(here["cell_class"].values, there["cell_class"].values)

@@ -19,8 +19,8 @@ from happened_rack import (
     shots_of,
 )
 
-from analysis.analog_results import MEASURE, WRITE
 from analysis.record import Record
+from analysis.step_names import MEASURE_ANALOG, WRITE_ANALOG
 from instruments.broker_client import station_lock
 from protocols.bench import DOSE_LIMIT
 
@@ -51,7 +51,9 @@ def home(tmp_path_factory):
     with FileLock(station_lock(out / "station.yaml")).acquire(timeout=PATIENCE):
         killed = happened(log)
     with Record.open(out, create=False, write=False) as record:
-        assert record.results("grey-picture", MEASURE) and not record.results("grey-picture", WRITE), "while it wrote"
+        assert record.results("grey-picture", MEASURE_ANALOG) and not record.results("grey-picture", WRITE_ANALOG), (
+            "while it wrote"
+        )
     for command in (("resume", out), ("report", out, "--json", home / "numbers.json")):
         done = xbar(*command)
         assert done.status == 0, done.said

@@ -7,9 +7,8 @@ import pytest
 from command_line import served, xbar
 from happened import assert_frames_were_intended, assert_left_safely, happened
 
-from analysis.analog_results import MEASURE, WRITE
-from analysis.moons_results import CLASSIFY
 from analysis.record import Record
+from analysis.step_names import CLASSIFY_POINTS, MEASURE_ANALOG, WRITE_ANALOG
 from mapping.converge import ARRAY, Outcome
 from mapping.die_record import CellClass
 
@@ -51,7 +50,7 @@ def results(folder, function):
 
 
 def test_the_numbers_are_those_that_were_measured(home, numbers):
-    right = np.stack([sets[-1]["right"].values for sets in results(home / "lot", CLASSIFY).values()])
+    right = np.stack([sets[-1]["right"].values for sets in results(home / "lot", CLASSIFY_POINTS).values()])
     assert numbers["dies"]["written"] == 2 and numbers["dies"]["names"] == list(ROUTE.values())
     assert numbers["accuracy"]["mean"] == pytest.approx(right.mean())
     assert numbers["f95"] == pytest.approx((right.mean(axis=0) >= 0.95).mean())
@@ -69,7 +68,7 @@ def test_the_cells_hold_their_targets_when_the_whole_array_is_finished(home, num
     healthy = close = 0
     for site, die in ROUTE.items():
         held = true_conductance(home / "truth.npz", site)
-        last = results(home / "lot", WRITE)[die][-1]
+        last = results(home / "lot", WRITE_ANALOG)[die][-1]
         chosen = last["outcome"].values[0] > Outcome.GOING
         error = np.abs(held - last["target"].values[0])[chosen] / last["target"].values[0][chosen]
         healthy, close = healthy + chosen.sum(), close + int((error <= 0.013).sum())  # read noise and lines beside 1 %
@@ -91,7 +90,7 @@ def test_stuck_cells_and_dead_lines_are_found(home, numbers):
     assert score["line_recall"] == score["line_precision"] == 1
     assert score["in_state"] >= 0.95
     assert numbers["defects"]["c2r6"]["lines"] == ["row 7"]
-    classes = results(home / "lot", MEASURE)["c3r6"][-1]["cell_class"].values
+    classes = results(home / "lot", MEASURE_ANALOG)["c3r6"][-1]["cell_class"].values
     assert np.count_nonzero(classes == CellClass.STUCK_LRS) == 1
 
 

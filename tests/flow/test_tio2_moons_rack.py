@@ -8,8 +8,8 @@ from command_line import served, xbar
 from happened import assert_left_safely, happened, of_kind
 from happened_rack import assert_limits_were_kept, assert_no_mark_came_twice, assert_shots_were_intended, dose_of
 
-from analysis.analog_results import WRITE
 from analysis.record import Record
+from analysis.step_names import WRITE_ANALOG
 from mapping.converge import ARRAY, Outcome
 from protocols.bench import DOSE_LIMIT
 
@@ -48,7 +48,7 @@ def test_the_cells_hold_their_targets_when_the_whole_array_is_finished(home, rec
     numbers = json.loads((home / "n.json").read_text(encoding="utf-8"))
     with np.load(home / "truth.npz", allow_pickle=False) as truth:
         held = truth["g_read"][next(at for at, site in enumerate(truth["site"]) if tuple(site) == SITE), 0]
-    last = record.results("tio2-moons", WRITE)[DIE][-1]
+    last = record.results("tio2-moons", WRITE_ANALOG)[DIE][-1]
     healthy = last["outcome"].values[0] > Outcome.GOING
     target = last["target"].values[0]
     error = np.abs(held - target)[healthy] / target[healthy]

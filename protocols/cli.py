@@ -11,6 +11,7 @@ import typer
 
 from protocols.catalogue import SHIPPED
 from protocols.stopping import heed_interrupt
+from protocols.streams import steady
 from protocols.user_errors import for_the_user
 
 app = typer.Typer(
@@ -169,9 +170,8 @@ def plan(
     settings: Settings = None,
 ) -> None:
     """Say what a run would do, what that costs and whether it can work, without a station."""
-    from rich.console import Console
-
     from protocols.catalogue import find, lot_of, name_in_record
+    from protocols.console import console
     from protocols.parameters import parse
     from protocols.plan import plan_protocol
     from protocols.plan_table import show_plan
@@ -180,7 +180,7 @@ def plan(
     parameters = parse(function, _assignments(settings or []) | _options(context.args))
     where: dict[str, Any] = {"station": station, "like": like, "lot": lot or lot_of(name)}
     planned = plan_protocol(function, name_in_record(name), parameters, dies=dies, seed=seed, **where)
-    show_plan(Console(), planned)
+    show_plan(console(), planned)
     if not planned.possible:
         raise SystemExit(1)
 
@@ -215,8 +215,9 @@ def pause(folder: Folder) -> None:
 def abort(folder: Folder) -> None:
     """Abort a running run now, also one that hangs: everything grounded, needles off."""
     from protocols.abort import abort as end
+    from protocols.console import say
 
-    typer.echo(end(folder))
+    say(end(folder))
 
 
 @app.command()
@@ -299,10 +300,11 @@ def export(
 ) -> None:
     """Write a run as files that other programs open."""
     from analysis.export import export as write
+    from protocols.console import say
 
     suffix = {"hdf5": ".h5", "qcodes": ".db"}.get(to, "")
     name = f"export{suffix}" if run is None else f"export-run-{run}{suffix}"
-    typer.echo(f"written: {write(folder, run, cast(Any, to), out or folder / name)}")
+    say(f"written: {write(folder, run, cast(Any, to), out or folder / name)}")
 
 
 @app.command()
@@ -312,8 +314,9 @@ def twin(
 ) -> None:
     """Make a simulated lot of the dies that a record holds."""
     from analysis.twin import write_twin
+    from protocols.console import say
 
-    typer.echo(str(write_twin(folder, output)))
+    say(str(write_twin(folder, output)))
 
 
 @app.command()
@@ -330,9 +333,10 @@ def replay(
 def _ask(folder: Path, what: str, then: str) -> None:
     """Leave a request for the process that does the run."""
     from analysis.record import send_request
+    from protocols.console import say
 
     send_request(folder, what)
-    typer.echo(f"asked: the run {then}; xbar status {folder} shows it")
+    say(f"asked: the run {then}; xbar status {folder} shows it")
 
 
 def _seconds(text: str) -> float:
@@ -384,11 +388,12 @@ def _check_writable(path: Path) -> None:
 def main() -> None:
     """Entry point: errors a user can act on are one message, exit status 1; anything else is a traceback."""
     heed_interrupt()
-    try:
-        app()
-    except Exception as error:
-        if not for_the_user(error) and not isinstance(error, OSError):  # a fault of the program: show where
-            raise
-        beside = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
-        sys.stderr.write(f"xbar: {error}{beside}\n")
-        raise SystemExit(1) from None
+    with steady():
+        try:
+            app()
+        except Exception as error:
+            if not for_the_user(error) and not isinstance(error, OSError):  # a fault of the program: show where
+                raise
+            beside = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
+            sys.stderr.write(f"xbar: {error}{beside}\n")
+            raise SystemExit(1) from None

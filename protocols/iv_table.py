@@ -25,6 +25,6 @@ def print_iv(console: Console, results: IVResults) -> None:
         table.add_row(*row)
     console.print(table)
     if len(rows) > PRINTED:
-        console.print(f"and {len(rows) - PRINTED} more in the report", highlight=False)
+        console.print(f"and {len(rows) - PRINTED} more in the report")
     for sentence in headline(found):
-        console.print(sentence, soft_wrap=True, highlight=False)
+        console.print(sentence)

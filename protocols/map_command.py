@@ -10,7 +10,6 @@ from pathlib import Path
 
 import xarray as xr
 from quantiphy import InvalidNumber, Quantity
-from rich.console import Console
 
 from analysis.record import Record
 from analysis.step_names import MEASURE_ANALOG, MEASURE_STATES
@@ -22,6 +21,7 @@ from mapping.differential_pairs import MAPS
 from mapping.geometry import NAMED, ArrayGeometry
 from mapping.map_analog import map_analog
 from mapping.map_weights import map_weights
+from protocols.console import console
 
 #: Pulses in a row at a cap that was lowered: there they do the work that rising ones do elsewhere (assumed).
 PULSES_AT_LOW_CAP = 60
@@ -59,16 +59,15 @@ def map_to_file(
     except OSError as error:
         raise MapError(f"cannot write {output}: {error.strerror}; choose another --output") from error
     used = int(schedule.placement.used.sum())
-    console = Console()
+    shown = console()
     for number, layer in enumerate(schedule.placement.layers):
-        console.print(
+        shown.print(
             f"layer {number + 1}: {layer.n_in} inputs x {layer.n_out} outputs, {layer.copies} "
-            f"{'copy' if layer.copies == 1 else 'copies'}, {layer.groups} input groups, {len(layer.reads)} multiplies",
-            highlight=False,
+            f"{'copy' if layer.copies == 1 else 'copies'}, {layer.groups} input groups, {len(layer.reads)} multiplies"
         )
     share = used / schedule.geometry.cells
-    console.print(f"{used} of {schedule.geometry.cells} cells ({share:.0%}); about {schedule.station_time:.1f} s a die")
-    console.print(f"schedule: {output}   (sha-256 {schedule.content_digest()[:16]})", highlight=False)
+    shown.print(f"{used} of {schedule.geometry.cells} cells ({share:.0%}); about {schedule.station_time:.1f} s a die")
+    shown.print(f"schedule: {output}   (sha-256 {schedule.content_digest()[:16]})")
 
 
 def map_analog_to_file(
@@ -109,14 +108,13 @@ def map_analog_to_file(
         schedule.save(output)
     except OSError as error:
         raise MapError(f"cannot write {output}: {error.strerror}; choose another --output") from error
-    console = Console()
-    console.print(
+    shown = console()
+    shown.print(
         f"{schedule.cells} of {schedule.geometry.cells} cells, {schedule.provenance['layout']}, {pairs} pairs, "
         f"{schedule.scheme}, {settings.cap_reset:+g} to {settings.cap_set:+g} V; "
-        f"about {schedule.station_time:.1f} s a die",
-        highlight=False,
+        f"about {schedule.station_time:.1f} s a die"
     )
-    console.print(f"schedule: {output}   (sha-256 {schedule.content_digest()[:16]})", highlight=False)
+    shown.print(f"schedule: {output}   (sha-256 {schedule.content_digest()[:16]})")
 
 
 def _quantity(option: str, text: str, unit: str) -> float:

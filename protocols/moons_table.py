@@ -17,7 +17,7 @@ def print_moons(console: Console, results: MoonsResults) -> None:
     console.print(die_table(results))
     console.print(metrics_table(found))
     for sentence in agreement(found):
-        console.print(sentence, soft_wrap=True, highlight=False)
+        console.print(sentence)
 
 
 def die_table(results: MoonsResults) -> Table:

@@ -19,6 +19,6 @@ def print_picture(console: Console, results: PictureResults) -> None:
         table.add_row(die, *die_row(each))
     console.print(table)
     for die, why in found["not_written"].items():
-        console.print(f"{die} was not written: {why}", soft_wrap=True, highlight=False)
+        console.print(f"{die} was not written: {why}")
     for sentence in headline(found):
-        console.print(sentence, soft_wrap=True, highlight=False)
+        console.print(sentence)

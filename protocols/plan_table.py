@@ -17,15 +17,15 @@ from protocols.plan import Plan
 def show_plan(console: Console, plan: Plan) -> None:
     """Print a plan; it fits 80 columns."""
     console.print(Text(f"plan of {plan.protocol}, {plan.dies} dies; nothing was moved or switched on", style="bold"))
-    console.print(Text(f"station: {plan.source}"), soft_wrap=True)
+    console.print(Text(f"station: {plan.source}"))
     if plan.steps:
         console.print(steps_table(plan))
         console.print(costs_table(plan))
     for text in plan.warnings:
-        console.print(Text.assemble(("note     ", "yellow"), text), soft_wrap=True)
+        console.print(Text.assemble(("note     ", "yellow"), text))
     for refusal in plan.refusals:
         where = f"{refusal.step} on {refusal.die}" if refusal.die else refusal.step
-        console.print(Text.assemble(("refused  ", "bold red"), f"{where}: {refusal.message}"), soft_wrap=True)
+        console.print(Text.assemble(("refused  ", "bold red"), f"{where}: {refusal.message}"))
     if plan.possible:
         console.print(Text("nothing is against it", style="green"))
     else:

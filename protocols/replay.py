@@ -24,6 +24,7 @@ from instruments.station import load_station
 from protocols import identity
 from protocols.bench import Bench
 from protocols.catalogue import find
+from protocols.console import PlainConsole, console
 from protocols.open_station import describe_station, traffic_file
 from protocols.parameters import parse
 from protocols.progress import RunProgress
@@ -71,7 +72,7 @@ class Replayed:
         return not self.deviation and self.same == self.steps
 
 
-def replay(folder: Path, run: int | None = None, console: Console | None = None) -> Replayed:
+def replay(folder: Path, run: int | None = None, shown: Console | None = None) -> Replayed:
     """Do a run of a lot again from its recording.
 
     Parameters
@@ -98,7 +99,7 @@ def replay(folder: Path, run: int | None = None, console: Console | None = None)
             )
         home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         record = stack.enter_context(lot.copy_before(number, home / "lot"))
-        progress = stack.enter_context(RunProgress(console or Console(quiet=True)))
+        progress = stack.enter_context(RunProgress(shown or PlainConsole(quiet=True)))
         opener = _Opener(stack, record, _station_file(lot, number, home), recording, progress)
         replaying = _replaying(lot, known, record, opener, progress)
         value, deviation = _do(replaying, known)
@@ -112,21 +113,19 @@ def replay(folder: Path, run: int | None = None, console: Console | None = None)
 
 def replay_and_show(folder: Path, run: int | None) -> None:
     """Replay a run and say what came of it; exit status 1 if anything was different."""
-    console = Console()
-    found = replay(folder, run, console)
+    shown = console()
+    found = replay(folder, run, shown)
     kind = KINDS.get(type(found.value))
     if kind is not None:
-        kind.print(console, found.value)
-    text = (
+        kind.print(shown, found.value)
+    shown.print(
         f"run {found.run} ({found.ended}): {found.same} of {found.steps} steps reproduced bit for bit, no station used"
     )
-    console.print(text, highlight=False, soft_wrap=True)
     if not found.exact:
         why = found.deviation or "the replay did not come to the other steps"
-        console.print(f"first difference: {why}", highlight=False, markup=False, soft_wrap=True)
+        shown.print(f"first difference: {why}")
         recording = traffic_file(folder, found.run)
-        text = f"if {recording} or the record was exchanged or edited, restore them from a backup"
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        shown.print(f"if {recording} or the record was exchanged or edited, restore them from a backup")
         raise SystemExit(1)
 
 

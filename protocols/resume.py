@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from rich.console import Console
 
 from analysis.digest import describe
 from analysis.record import COMPUTED, Record, Step, running, send_request
@@ -23,6 +22,7 @@ from protocols import identity
 from protocols.bench import Die
 from protocols.carried import Carried, carried, chain_of, due_retests
 from protocols.catalogue import find
+from protocols.console import say
 from protocols.identity import Identity
 from protocols.open_station import LEASE
 from protocols.parameters import parse
@@ -86,26 +86,26 @@ def resume(
     SystemExit
         1 if something has changed and `yes` was not given: nothing has moved.
     """
-    console, folder = Console(), folder.resolve()
-    if _told_to_go_on(folder, console):
+    folder = folder.resolve()
+    if _told_to_go_on(folder):
         return
     with Record.open(folder, create=False, write=False) as record:
         run = unfinished(record)
         if not record.runs():
             raise ResumeError(f"no run was begun in {folder} yet; begin it with xbar run and --out {folder}")
         if run is None:
-            _say(console, f"nothing to resume in {folder}: every protocol there is finished")
+            say(f"nothing to resume in {folder}: every protocol there is finished")
             return
         with in_folder_of(run):
             found = _as_started(run, assignments or {}, stop_after, skip)
             rehearsed = rehearse(record, found)
     for change in rehearsed.changes:
-        _say(console, f"changed: {change}")
+        say(f"changed: {change}")
     if rehearsed.changes and not yes:
-        _say(console, "nothing has moved; add --yes to do these anew")
+        say("nothing has moved; add --yes to do these anew")
         raise SystemExit(1)
     where = f"goes on at {rehearsed.goes_on}" if rehearsed.goes_on else "nothing is left to do at the station"
-    _say(console, f"{rehearsed.steps} steps from the record, {where}")
+    say(f"{rehearsed.steps} steps from the record, {where}")
     with in_folder_of(run):
         run_and_show(
             found.function, found.protocol, found.parameters, folder, found.station, found.lot, found.settings, None,
@@ -265,7 +265,7 @@ def _computations_of(record: Record, run: int) -> dict[str, list[Step]]:
     return used
 
 
-def _told_to_go_on(folder: Path, console: Console) -> bool:
+def _told_to_go_on(folder: Path) -> bool:
     """Whether a process holds the run and was told to go on.
 
     Raises
@@ -282,7 +282,7 @@ def _told_to_go_on(folder: Path, console: Console) -> bool:
             f"xbar pause or xbar abort {folder} interrupts it"
         )
     send_request(folder, "resume")
-    _say(console, f"run {alive['id']} goes on")
+    say(f"run {alive['id']} goes on")
     return True
 
 
@@ -325,7 +325,3 @@ def _station_changes(run: Interrupted) -> list[str]:
     if hashlib.sha256(text.encode()).hexdigest() == run.station_sha256:
         return []
     return [f"station file {run.station}: other content than the run had; what is still to do is done with it"]
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, soft_wrap=True, highlight=False, markup=False)

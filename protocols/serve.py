@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from protocols.console import say
 
 
 def serve(
@@ -35,7 +35,6 @@ def serve(
     config = StationConfig.model_validate(
         config.model_dump(exclude_unset=True) | {k: v for k, v in given.items() if v is not None}
     )
-    console = Console()
     try:
         serving = Station(config)
     except OSError as error:
@@ -50,13 +49,13 @@ def serve(
             write_served_station(write, addresses, clock=clock)
         except OSError as error:
             raise StationError(f"cannot write {write}: {error.strerror}; choose another --write") from error
-        console.print(f"lot [bold]{addresses['lot']}[/bold], seed {addresses['seed']}")
+        say(f"lot {addresses['lot']}, seed {addresses['seed']}")
         for name in ("prober", "board", "smu", "pulser", "matrix"):
             if name in addresses:
-                console.print(f"{name:7} {addresses[name]}", highlight=False)
+                say(f"{name:7} {addresses[name]}")
         if "magnet" in addresses:
-            console.print(f"magnet  {addresses['magnet']} (docs/magnet.md: its entry in {write})", highlight=False)
-        console.print(f"clients: xbar run PROTOCOL --station {write}\nCtrl-C ends the station", highlight=False)
+            say(f"magnet  {addresses['magnet']} (docs/magnet.md: its entry in {write})")
+        say(f"clients: xbar run PROTOCOL --station {write}\nCtrl-C ends the station")
         wait_for_end(forever=True)
     if config.truth:
-        console.print(f"truth: {config.truth}", highlight=False)
+        say(f"truth: {config.truth}")

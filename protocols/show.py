@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from analysis.results import LotResults
 from analysis.summary import summary
 from analysis.table import print_lot
 from instruments.roles import InstrumentError
+from protocols.console import console
 from protocols.execute import execute
 from protocols.iv_table import print_iv
 from protocols.moons_table import print_moons
@@ -51,24 +51,24 @@ def run_and_show(
         from instruments.station import check_station
 
         check_station(station)  # before a run is entered in the record for it
-    console = Console(stderr=False)
-    where: dict[str, Any] = {"out": out, "station": station, "lot": lot, "settings": settings, "console": console}
+    shown = console()
+    where: dict[str, Any] = {"out": out, "station": station, "lot": lot, "settings": settings, "console": shown}
     try:
         outcome = execute(function, name, parameters, **where, lease=lease, resumes=resumes)
     except (KeyboardInterrupt, SystemExit) as end:
         how = "terminated" if isinstance(end, SystemExit) else "aborted"
-        _say_how_to_go_on(console, f"{how}; the record is complete up to the last step", out)
+        _say_how_to_go_on(shown, f"{how}; the record is complete up to the last step", out)
         raise SystemExit(end.code if isinstance(end, SystemExit) else STOPPED) from None
     except InstrumentError as error:
         error.add_note(f"when that is put right, xbar resume {out} goes on; every finished step is in the record")
         raise
     if type(outcome.value) in KINDS:
-        show(console, outcome.value, out, json_path)
+        show(shown, outcome.value, out, json_path)
     elif outcome.value is not None:
-        console.print(outcome.value)
-    console.print(f"record: {out.resolve()}", soft_wrap=True, highlight=False)
+        shown.print(outcome.value)
+    shown.print(f"record: {out.resolve()}")
     if outcome.status == "stopped":  # a script that goes on after us must see that the run is not finished
-        _say_how_to_go_on(console, "stopped", out)
+        _say_how_to_go_on(shown, "stopped", out)
         raise SystemExit(STOPPED)
 
 
@@ -122,7 +122,7 @@ def show(console: Console, results: Any, out: Path, json_path: Path | None) -> N
     kind.print(console, results)
     if json_path is not None:
         json_path.write_text(json.dumps(kind.numbers(results), indent=2) + "\n", encoding="utf-8")
-    console.print(f"report: {report.resolve()}", soft_wrap=True, highlight=False)
+    console.print(f"report: {report.resolve()}")
 
 
 def show_record(folder: Path, json_path: Path | None) -> None:
@@ -131,7 +131,7 @@ def show_record(folder: Path, json_path: Path | None) -> None:
         runs = record.runs()
         named = [kind for kind in KINDS.values() if runs and kind.protocol == runs[-1]["protocol"]]
         kind = named[0] if named else KINDS[LotResults]
-        show(Console(), kind.of_record(record), folder, json_path)
+        show(console(), kind.of_record(record), folder, json_path)
 
 
 def show_score(folder: Path, truth: Path, json_path: Path | None) -> None:
@@ -144,15 +144,14 @@ def show_score(folder: Path, truth: Path, json_path: Path | None) -> None:
     for s in scores:
         counts = (s.defects_true, s.defects_found, s.defects_right, s.lines_true, s.lines_found, s.lines_right)
         table.add_row(s.die, f"{s.in_state} of {s.healthy}", *map(str, counts))
-    console = Console()
-    console.print(table)
+    shown = console()
+    shown.print(table)
     whole = totals(scores)
     for name, value in whole.items():
-        console.print(f"{name.replace('_', ' '):18} {value:.5g}", highlight=False)
+        shown.print(f"{name.replace('_', ' '):18} {value:.5g}")
     if json_path is not None:
         json_path.write_text(json.dumps(whole | {"per_die": [asdict(s) for s in scores]}, indent=2) + "\n", "utf-8")
 
 
 def _say_how_to_go_on(console: Console, how: str, out: Path) -> None:
-    with suppress(OSError):  # a terminal that was closed is no reason to end otherwise
-        console.print(f"{how}; xbar resume {out} goes on", soft_wrap=True, highlight=False)
+    console.print(f"{how}; xbar resume {out} goes on")

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from analysis.digest import array_digest
@@ -34,8 +34,10 @@ from mapping.mnist import Digits, load_mnist
 from mapping.network import BinaryNetwork
 from mapping.training import Architecture, Report
 from protocols import drawn_dies, lot_methods
+from protocols.console import can_redraw, console
 from protocols.drawn_dies import geometry_of, measured_records, scaled_lot
 from protocols.lot_methods import Methods, Recipes
+from protocols.progress import TimesColumn
 from protocols.provenance import provenance
 from sim_backends.array.lot import Lot, load_lot
 
@@ -100,17 +102,17 @@ def simulate_lots(
     except OSError as error:
         raise LotsFolderError(f"cannot write into {folder}: {error}; choose another folder with --out") from error
     study = _Study.prepare(folder, load_lot(lot), lot, dies, epochs, values, digits or load_mnist())
-    console = Console()
+    shown = console()
     try:
-        with _progress(console) as show:
+        with _progress(shown) as show:
             for seed in seeds:
                 study.run_seed(seed, seeds, show)
     except KeyboardInterrupt:
-        console.print(f"stopped; run the same command with --out {folder} to go on", soft_wrap=True, highlight=False)
+        shown.print(f"stopped; run the same command with --out {folder} to go on")
         raise
     finally:
         if study.points:
-            _show(console, study)
+            _show(shown, study)
 
 
 @dataclass(eq=False)
@@ -288,14 +290,13 @@ class _Show:
     def finished(self, point: LotPoint) -> None:
         """A point was computed and written."""
         self._progress.advance(self._points)
-        self._console.print(f"{words_of(point.place)}, seed {point.seed}: {duration(point.seconds)}", highlight=False)
+        self._console.print(f"{words_of(point.place)}, seed {point.seed}: {duration(point.seconds)}")
 
 
 @contextmanager
 def _progress(console: Console) -> Iterator[_Show]:
-    columns = (TextColumn("{task.description:<30}"), BarColumn(bar_width=28), MofNCompleteColumn())
-    shown = Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console,
-                     transient=True, disable=not console.is_terminal)  # fmt: skip
+    columns = (TextColumn("{task.description:<30}", markup=False), BarColumn(bar_width=28), MofNCompleteColumn())
+    shown = Progress(*columns, TimesColumn(), console=console, transient=True, disable=not can_redraw(console))
     with shown:
         yield _Show(console, shown)
 
@@ -307,8 +308,8 @@ def _show(console: Console, study: _Study) -> None:
     page = write_page(numbers, study.folder / "lots.html")
     console.print(table(numbers))
     for sentence in conclusions(numbers):
-        console.print(sentence, highlight=False)
-    console.print(f"results: {study.folder / FILE}\npage:    {page}", soft_wrap=True, highlight=False)
+        console.print(sentence)
+    console.print(f"results: {study.folder / FILE}\npage:    {page}")
 
 
 def table(numbers: dict[str, Any]) -> Table:

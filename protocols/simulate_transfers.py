@@ -17,7 +17,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from analysis.digest import array_digest
@@ -29,6 +29,8 @@ from mapping.differential_pairs import MAPS
 from mapping.moon_training import RECIPES
 from mapping.moons import Moons, half_moons, read_moons
 from protocols import transfer_study
+from protocols.console import can_redraw, console
+from protocols.progress import TimesColumn
 from protocols.provenance import provenance
 from protocols.transfer_study import Study
 from sim_backends.array import statistics
@@ -92,21 +94,22 @@ def simulate_transfers(
         raise TransfersFolderError(f"cannot write into {folder}: {error}; choose another folder with --out") from error
     kept = _Kept(folder, _settings(study, points))
     todo = [(name, seed) for seed in seeds for name in (MAPS if maps == "both" else (maps,))]
-    console = Console()
+    shown = console()
     try:
-        _compute(study, kept, todo, console)
+        _compute(study, kept, todo, shown)
     except KeyboardInterrupt:
-        console.print(f"stopped; run the same command with --out {folder} to go on", soft_wrap=True, highlight=False)
+        shown.print(f"stopped; run the same command with --out {folder} to go on")
         raise
     finally:
         if kept.points:
-            _show(console, kept)
+            _show(shown, kept)
 
 
-def _compute(study: Study, kept: _Kept, todo: Sequence[tuple[str, int]], console: Console) -> None:
+def _compute(study: Study, kept: _Kept, todo: Sequence[tuple[str, int]], on: Console) -> None:
     """Compute and keep every point that is not there yet."""
-    columns = (TextColumn("{task.description:<36}"), BarColumn(bar_width=28), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+    columns = (TextColumn("{task.description:<36}", markup=False), BarColumn(bar_width=28), MofNCompleteColumn())
+    live = Progress(*columns, TimesColumn(), console=on, transient=True, disable=not can_redraw(on))
+    with live as shown:
         whole, step = shown.add_task("maps and seeds", total=len(todo)), shown.add_task("", total=1.0)
         for name, seed in todo:
             if not kept.has(name, seed):
@@ -114,7 +117,7 @@ def _compute(study: Study, kept: _Kept, todo: Sequence[tuple[str, int]], console
                     MAPS[name], seed, lambda what, share: shown.update(step, description=what, completed=share)
                 )
                 kept.add(point)
-                console.print(f"{name} map, seed {seed}: {duration(point['seconds'])}", highlight=False)
+                on.print(f"{name} map, seed {seed}: {duration(point['seconds'])}")
             shown.advance(whole)
 
 
@@ -194,8 +197,8 @@ def _show(console: Console, kept: _Kept) -> None:
         if "loop" in found:
             console.print(loop_table(found))
     for sentence in conclusions(numbers):
-        console.print(sentence, highlight=False)
-    console.print(f"results: {kept.folder / FILE}\npage:    {page}", soft_wrap=True, highlight=False)
+        console.print(sentence)
+    console.print(f"results: {kept.folder / FILE}\npage:    {page}")
 
 
 def network_table(name: str, found: dict[str, Any]) -> Table:

@@ -7,9 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from analysis.record import COMPUTED, Record, running
+from protocols.console import say
 
 #: Events at the end of the record that are shown.
 LAST_EVENTS = 5
@@ -79,11 +78,6 @@ def next_commands(status: str, protocol: str, folder: Path) -> list[str]:
 def show_status(folder: Path, *, as_json: bool = False) -> None:
     """Print where a lot stands."""
     status = lot_status(folder)
-    console = Console()
-
-    def say(text: str) -> None:
-        console.print(text, soft_wrap=True, highlight=False, markup=False)
-
     if as_json:
         say(json.dumps(status, indent=2))
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Unpack
+from typing import Annotated, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from instruments.board_caps import BoardCaps, capabilities, parse_caps
 from instruments.board_link import BoardError, BoardLink
 from instruments.calibration import Calibration
 from instruments.frames import LARGEST_PAYLOAD, Opcode, Status
-from instruments.quantities import Seconds, Volts
+from instruments.quantities import PulseLimit, Timeout, Whole
 from instruments.roles import (
     ArrayCapabilities,
     BoolArray,
@@ -29,6 +29,8 @@ from instruments.roles import (
     LimitError,
 )
 from instruments.wire import open_port
+
+Baudrate = Annotated[int, Whole(300, 20_000_000)]
 
 CONVERSION_TIME = 20e-6
 """Seconds allowed for one averaged conversion of one line when the time of a reply is estimated."""
@@ -83,10 +85,10 @@ class FramedBoard(Instrument):
         name: str,
         address: str,
         *,
-        baudrate: int = 921600,
-        timeout: Seconds = 5.0,
+        baudrate: Baudrate = 921600,
+        timeout: Timeout = 5.0,
         dtr: bool = True,
-        pulse_limit: Volts | None = None,
+        pulse_limit: PulseLimit | None = None,
         **kwargs: Unpack[InstrumentBaseKWArgs],
     ) -> None:
         super().__init__(name, **kwargs)

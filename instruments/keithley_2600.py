@@ -5,18 +5,17 @@ from __future__ import annotations
 import math
 from typing import Annotated, Unpack
 
-from pydantic import BeforeValidator
 from qcodes.instrument import InstrumentBaseKWArgs
 from qcodes.instrument_drivers.Keithley import Keithley2602B
 
 from instruments import again
 from instruments.off_recipe import OffRecipe, OffStep, Stage
-from instruments.quantities import Seconds, in_unit
+from instruments.quantities import NUMBER, Timeout
 from instruments.roles import CompliancePolicyError, InstrumentError, LimitError, LinkError
 from instruments.session_resource import SessionResource
 from instruments.wire import open_visa
 
-Amperes = Annotated[float, BeforeValidator(in_unit("A"))]
+PowerLineCycles = Annotated[float, NUMBER.within(0.001, 25.0, example="0.1")]
 
 CHANNELS = ("a", "b")
 OVERFLOW = 9e37
@@ -65,8 +64,8 @@ class Keithley2602BSmu(Keithley2602B):
         name: str,
         address: str,
         *,
-        nplc: float = 0.1,
-        timeout: Seconds = 5.0,
+        nplc: PowerLineCycles = 0.1,
+        timeout: Timeout = 5.0,
         backend: str = "@py",
         **kwargs: Unpack[InstrumentBaseKWArgs],
     ) -> None:

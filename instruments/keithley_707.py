@@ -11,7 +11,7 @@ from qcodes.instrument import Instrument, InstrumentBaseKWArgs
 
 from instruments import again
 from instruments.off_recipe import OffRecipe, OffStep, Stage
-from instruments.quantities import Seconds
+from instruments.quantities import Timeout
 from instruments.roles import InstrumentError, LinkError, RouteError
 from instruments.wire import open_visa
 
@@ -55,7 +55,7 @@ class Keithley707(Instrument):
         address: str,
         *,
         outputs: dict[str, str],
-        timeout: Seconds = 5.0,
+        timeout: Timeout = 5.0,
         backend: str = "@py",
         **kwargs: Unpack[InstrumentBaseKWArgs],
     ) -> None:

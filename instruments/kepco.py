@@ -7,18 +7,21 @@ import time
 from itertools import zip_longest
 from typing import Annotated, Literal, Unpack
 
-from pydantic import BeforeValidator
 from qcodes.instrument import Instrument, InstrumentBaseKWArgs
 from qcodes.validators import Numbers
 
 from instruments.off_recipe import OffRecipe, OffStep, Stage
-from instruments.quantities import Seconds, Volts, in_unit
+from instruments.quantities import AMPERE, SECOND, SHARE, VOLT, Timeout, in_unit
 from instruments.roles import InstrumentError, LimitError, LinkError
 from instruments.wire import open_visa
 
-Amperes = Annotated[float, BeforeValidator(in_unit("A"))]
-TeslaPerAmpere = Annotated[float, BeforeValidator(in_unit("T/A"))]
-TeslaPerSecond = Annotated[float, BeforeValidator(in_unit("T/s"))]
+TeslaPerAmpere = Annotated[float, in_unit("T/A").within(-1.0, 1.0)]
+"""Constant of a coil, of either sign."""
+TeslaPerSecond = Annotated[float, in_unit("T/s").within(0.0, 10.0, above=True)]
+CoilCurrent = Annotated[float, AMPERE.within(0.0, 100.0, above=True, example="5 A")]
+CoilVoltage = Annotated[float, VOLT.within(0.0, 400.0, above=True, example="10 V")]
+Settling = Annotated[float, SECOND.within(0.0, 600.0, example="500 ms")]
+CurrentTolerance = Annotated[float, SHARE.within(0.0, 0.5, above=True, example="1 %")]
 
 STEP = 0.05
 """Seconds between two set-points of a ramp."""
@@ -79,13 +82,13 @@ class KepcoMagnet(Instrument):
         address: str,
         *,
         tesla_per_ampere: TeslaPerAmpere,
-        current_limit: Amperes,
+        current_limit: CoilCurrent,
         ramp_rate: TeslaPerSecond = 0.2,
-        voltage_limit: Volts = 10.0,
-        settling: Seconds = 0.5,
-        tolerance: float = 0.01,
+        voltage_limit: CoilVoltage = 10.0,
+        settling: Settling = 0.5,
+        tolerance: CurrentTolerance = 0.01,
         limit_in_supply: bool = True,
-        timeout: Seconds = 5.0,
+        timeout: Timeout = 5.0,
         backend: str = "@py",
         **kwargs: Unpack[InstrumentBaseKWArgs],
     ) -> None:

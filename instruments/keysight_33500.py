@@ -8,13 +8,12 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Unpack
 
-from pydantic import BeforeValidator
 from qcodes.instrument import InstrumentBaseKWArgs
 from qcodes.instrument_drivers.Keysight import Keysight33512B
 
 from instruments import again
 from instruments.off_recipe import OffRecipe, OffStep, Stage
-from instruments.quantities import Seconds, in_unit
+from instruments.quantities import OHM, Timeout
 from instruments.roles import (
     CompliancePolicyError,
     InstrumentError,
@@ -26,7 +25,7 @@ from instruments.roles import (
 from instruments.session_resource import SessionResource
 from instruments.wire import open_visa
 
-Ohms = Annotated[float, BeforeValidator(in_unit("Ohm"))]
+SeriesResistance = Annotated[float, OHM.within(0.0, 1e6, example="1 kOhm")]
 
 CHANNELS = (1, 2)
 SOURCE_RESISTANCE = 50.0
@@ -83,8 +82,8 @@ class Keysight33512BPulser(Keysight33512B):
         name: str,
         address: str,
         *,
-        series_resistance: Ohms = 0.0,
-        timeout: Seconds = 5.0,
+        series_resistance: SeriesResistance = 0.0,
+        timeout: Timeout = 5.0,
         backend: str = "@py",
         **kwargs: Unpack[InstrumentBaseKWArgs],
     ) -> None:

@@ -13,12 +13,11 @@ from typing import Annotated, TypeVar, Unpack, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator
 from qcodes.instrument import Instrument, InstrumentBaseKWArgs
 
 from instruments import limits
 from instruments.off_recipe import DISCHARGE
-from instruments.quantities import Seconds, Volts, in_unit
+from instruments.quantities import SECOND, VOLT, Compliance
 from instruments.rack_sweep import DRIVE, SENSE, CellSweep, bias_of, check_steps
 from instruments.roles import (
     ArrayCapabilities,
@@ -38,7 +37,9 @@ from instruments.roles import (
     UnknownOutcomeError,
 )
 
-Amperes = Annotated[float, BeforeValidator(in_unit("A"))]
+RackPulseLimit = Annotated[float, VOLT.within(0.0, 10.0, above=True, example="2.1 V")]
+ReadLimit = Annotated[float, VOLT.within(0.0, 6.0, above=True, example="300 mV")]
+Settling = Annotated[float, SECOND.within(0.0, 60.0, example="1 ms")]
 
 SCHEMES = ("V/2", "floating")
 """Bias schemes that two outputs and ground can do."""
@@ -124,11 +125,11 @@ class Rack(Instrument):
         matrix: str,
         rows: list[str],
         columns: list[str],
-        pulse_limit: Volts,
-        current_limit: Amperes = CURRENT_LIMIT,
-        read_limit: Volts = READ_LIMIT,
-        sweep_limit: Amperes = 10e-3,
-        settling: Seconds = 0.0,
+        pulse_limit: RackPulseLimit,
+        current_limit: Compliance = CURRENT_LIMIT,
+        read_limit: ReadLimit = READ_LIMIT,
+        sweep_limit: Compliance = 10e-3,
+        settling: Settling = 0.0,
         smu_rows: tuple[str, str] = ("A", "B"),
         pulser_rows: tuple[str, str] = ("C", "D"),
         ground_row: str = "H",

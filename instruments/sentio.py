@@ -6,12 +6,12 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from typing import TypeVar, Unpack
+from typing import Annotated, TypeVar, Unpack
 
 from qcodes.instrument import Instrument, InstrumentBaseKWArgs
 
 from instruments.off_recipe import OffRecipe, OffStep, Stage
-from instruments.quantities import Metres, Seconds
+from instruments.quantities import CELSIUS, METRE, Timeout
 from instruments.roles import DieSite, InterlockError, LimitError, LinkError, ProberError, ZState
 from instruments.sentio_reply import (
     END_OF_ROUTE,
@@ -27,6 +27,10 @@ from instruments.sentio_reply import (
 from instruments.wire import open_visa
 
 T = TypeVar("T")
+
+HeightTolerance = Annotated[float, METRE.within(0.0, 1e-4, above=True, example="1 um")]
+Overtravel = Annotated[float, METRE.within(0.0, 1e-3, example="50 um")]
+ChuckTemperature = Annotated[float, CELSIUS.within(-100.0, 400.0, example="125 °C")]
 
 STOP_PATIENCE = 0.2
 """Seconds that `stop` waits for another thread's exchange before it is sent out of turn."""
@@ -87,11 +91,11 @@ class Sentio(Instrument):
         name: str,
         address: str,
         *,
-        timeout: Seconds = 5.0,
-        move_timeout: Seconds = 60.0,
-        z_tolerance: Metres = 1e-6,
-        overtravel_max: Metres = 0.0,
-        temperature_max: float = 125.0,
+        timeout: Timeout = 5.0,
+        move_timeout: Timeout = 60.0,
+        z_tolerance: HeightTolerance = 1e-6,
+        overtravel_max: Overtravel = 0.0,
+        temperature_max: ChuckTemperature = 125.0,
         backend: str = "@py",
         **kwargs: Unpack[InstrumentBaseKWArgs],
     ) -> None:

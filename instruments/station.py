@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import os
 import pkgutil
 import sys
@@ -28,6 +29,7 @@ import instruments
 from instruments import order
 from instruments.broker_client import BrokerClient
 from instruments.plain_yaml import PlainYamlError, read_yaml
+from instruments.quantities import Number, Whole
 from instruments.roles import ArrayTester, Clock, FieldSource, InstrumentError, Prober
 from instruments.wire import through
 
@@ -80,6 +82,11 @@ class Station(QcodesStation):
 
     broker: BrokerClient | None = None
     _released = False
+
+    def load_config_file(self, filename: str | None = None) -> None:
+        """Read a file as it is read everywhere here, not in the locale's encoding; none that nobody named."""
+        if filename is not None:
+            self.load_config(json.dumps(_read(Path(filename)), ensure_ascii=False))
 
     @property
     def prober(self) -> Prober:
@@ -409,9 +416,24 @@ def _settings_model(driver: type[Instrument]) -> type[BaseModel]:
             else:
                 extra = "allow"
         elif each.kind is not each.VAR_POSITIONAL:
-            fields[each.name] = (hints.get(each.name, Any), ... if each.default is each.empty else each.default)
+            hint = _declared(hints.get(each.name, Any))
+            fields[each.name] = (hint, ... if each.default is each.empty else each.default)
     config = ConfigDict(extra=extra, arbitrary_types_allowed=True)
     return create_model(f"{driver.__name__} settings", __config__=config, **fields)
+
+
+def _declared(hint: Any) -> Any:
+    """A type with its bare floats and ints read as plain numbers: pydantic takes ``yes`` and infinity for some."""
+    if hint in (float, int):
+        return Number if hint is float else typing.Annotated[int, Whole()]
+    parts = typing.get_args(hint)
+    if typing.get_origin(hint) in (typing.Annotated, typing.Literal) or not parts:
+        return hint
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return typing.Union[tuple(map(_declared, parts))]  # noqa: UP007  # of parts known at run time
+    if typing.get_origin(hint) in (list, tuple, dict):
+        return typing.get_origin(hint)[tuple(map(_declared, parts))]
+    return hint
 
 
 def _explain(path: Path, error: ValidationError, prefix: str, allowed: Callable[[int], type[BaseModel]]) -> str:

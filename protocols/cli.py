@@ -341,15 +341,12 @@ def _ask(folder: Path, what: str, then: str) -> None:
 
 def _seconds(text: str) -> float:
     """``"30 s"`` as a number."""
-    from instruments.quantities import in_unit
+    from instruments.quantities import LEASE
 
     try:
-        value = in_unit("s")(text)
+        return LEASE.read(text)
     except ValueError as error:
         raise typer.BadParameter(f"--lease: {error}") from error
-    if not isinstance(value, float) or not 0 < value < float("inf"):
-        raise typer.BadParameter(f"--lease {text}: give a time above 0, such as '30 s'")
-    return value
 
 
 def _assignments(items: list[str]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from rich.table import Table
 
+from instruments.quantities import Compliance, Ohms, PulseLimit, PulseWidth
 from instruments.roles import LimitError
 from mapping.array_cells import cells_of
 from mapping.forming import Forming
@@ -20,12 +21,12 @@ def form_lot(
     run: Run,
     *,
     cells: str = "all",
-    v_start: float = 3.5,
-    v_step: float = 0.01,
-    v_cap: float = 10.0,
-    r_formed: float = 20e3,
-    t_width: float = 200e-9,
-    i_max: float | None = None,
+    v_start: PulseLimit = 3.5,
+    v_step: PulseLimit = 0.01,
+    v_cap: PulseLimit = 10.0,
+    r_formed: Ohms = 20e3,
+    t_width: PulseWidth = 200e-9,
+    i_max: Compliance | None = None,
     scheme: str = "V/2",
 ) -> Table:
     """Form every device by rising pulses until its resistance is low and stays so.

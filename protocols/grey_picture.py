@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from analysis import step_names
 from analysis.picture_results import PictureResults, picture_results
 from analysis.record import Record
+from instruments.quantities import PulseLimit, Tolerance
 from mapping.analog_die import AnalogDie
 from mapping.analog_schedule import AnalogSchedule, Parallel, build_analog_schedule
 from mapping.conductance_targets import ConductanceTargets, check_tolerance
@@ -46,8 +47,8 @@ def grey_picture(
     run: Run,
     *,
     picture: Path | None = None,
-    tolerance: float = 0.01,
-    cap: float = 1.6,
+    tolerance: Tolerance = 0.01,
+    cap: PulseLimit = 1.6,
     scheme: str = "V/3",
     parallel: str = "line",
     averages: int = 4,

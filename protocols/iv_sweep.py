@@ -16,6 +16,7 @@ import xarray as xr
 from analysis import step_names
 from analysis.iv_results import IVResults, iv_results
 from analysis.record import Record
+from instruments.quantities import Compliance, Duration, Volts
 from instruments.roles import LimitError
 from mapping.array_cells import cells_of
 from mapping.iv_sweep import IVSweep, Switching, switching_of
@@ -41,12 +42,12 @@ def iv_sweep(
     run: Run,
     *,
     cells: str = "diagonal",
-    v_set: float = 1.4,
-    v_reset: float = -1.5,
-    i_set: float = 1e-3,
-    i_reset: float = 10e-3,
+    v_set: Volts = 1.4,
+    v_reset: Volts = -1.5,
+    i_set: Compliance = 1e-3,
+    i_reset: Compliance = 10e-3,
     points: int = 250,
-    t_sweep: float = 10.0,
+    t_sweep: Duration = 10.0,
 ) -> Callable[[Record], IVResults]:
     """Take the current-voltage loop of some cells of every die: 0, SET, 0, RESET, 0.
 

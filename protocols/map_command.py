@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import xarray as xr
-from quantiphy import InvalidNumber, Quantity
 
 from analysis.record import Record
 from analysis.step_names import MEASURE_ANALOG, MEASURE_STATES
+from instruments.quantities import SHARE, VOLT, Dimension
 from mapping.analog_die import AnalogDie
 from mapping.conductance_targets import check_tolerance
 from mapping.converge import ARRAY, ConvergeToTarget
@@ -92,8 +92,8 @@ def map_analog_to_file(
         raise MapError(f"--pairs {pairs!r}: choose {' or '.join(MAPS)}")
     if parallel not in ("cell", "line"):
         raise MapError(f"--parallel {parallel!r}: choose cell or line")
-    highest = None if cap is None else _quantity("cap", cap, "V")
-    settings = settings_with(tolerance=_quantity("tolerance", tolerance, "%"), cap=highest)
+    highest = None if cap is None else _quantity("cap", cap, VOLT)
+    settings = settings_with(tolerance=_quantity("tolerance", tolerance, SHARE), cap=highest)
     schedule = map_analog(
         weights,
         geometry_named(geometry),
@@ -117,15 +117,12 @@ def map_analog_to_file(
     shown.print(f"schedule: {output}   (sha-256 {schedule.content_digest()[:16]})")
 
 
-def _quantity(option: str, text: str, unit: str) -> float:
-    """A number, with its unit or without."""
+def _quantity(option: str, text: str, dimension: Dimension) -> float:
+    """The value of an option."""
     try:
-        quantity = Quantity(text)
-    except InvalidNumber as error:
-        raise MapError(f"--{option} {text!r} is no number; give one, with {unit} if you like") from error
-    if quantity.units not in ("", unit):
-        raise MapError(f"--{option} {text!r} is in {quantity.units}; give it in {unit}")
-    return float(quantity) / (100 if quantity.units == "%" else 1)
+        return dimension.read(text)
+    except ValueError as error:
+        raise MapError(f"--{option}: {error}") from error
 
 
 def settings_with(*, tolerance: float, cap: float | None) -> ConvergeToTarget:

@@ -20,6 +20,7 @@ from analysis import step_names
 from analysis.lot_results import lot_results
 from analysis.record import Record
 from analysis.results import LotResults
+from instruments.quantities import ReadVoltage
 from mapping import training
 from mapping.defects import DefectStatistics
 from mapping.die_record import DieRecord
@@ -64,7 +65,7 @@ def mtj_mnist(
     images: int = 1000,
     epochs: int | None = None,
     mnist: Path | None = None,
-    v_read: float = 0.1,
+    v_read: ReadVoltage = 0.1,
     hidden: int = 100,
     inputs: int = 75,
 ) -> Callable[[Record], LotResults]:

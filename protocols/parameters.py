@@ -7,15 +7,19 @@ import types
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from quantiphy import InvalidNumber, Quantity
+from pydantic import TypeAdapter, ValidationError
 
-#: Unit that a parameter has by the first word of its name (``v_read``); a value with another one is a slip.
-UNITS = {"v": "V", "i": "A", "r": "Ohm", "g": "S", "t": "s"}
+from instruments.quantities import NUMBER, Dimension, Whole, in_unit
 
-#: Units that a number may have where the name of its parameter tells none.
-PLAIN = ("V", "A", "Ohm", "Ω", "S", "s", "Hz", "F", "W", "J", "m", "K", "C", "°C", "T")
+#: What a text with a unit is in where a plain `float` is annotated, by the first word of its name (``v_read``).
+#: Every other quantity declares its own (``width: Seconds``), and has bounds then.
+NAMED: dict[str, Dimension] = {
+    "v": in_unit("V"), "i": in_unit("A"), "r": in_unit("Ohm"), "g": in_unit("S"), "t": in_unit("s"),
+}  # fmt: skip
+
+_SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 class ParameterError(ValueError):
@@ -33,10 +37,10 @@ def parse(function: Callable[..., Any], given: dict[str, str]) -> dict[str, Any]
     Raises
     ------
     ParameterError
-        For an unknown name or a value that is not of the parameter's type.
+        For an unknown name or a value that is not of the parameter's type, not in its unit or not plausible.
     """
     known = parameters_of(function)
-    hints = typing.get_type_hints(function)
+    hints = _hints(function)
     values = {}
     for name, text in given.items():
         name = name.replace("-", "_")
@@ -50,41 +54,79 @@ def parse(function: Callable[..., Any], given: dict[str, str]) -> dict[str, Any]
     return values
 
 
+def shown(function: Callable[..., Any], values: dict[str, Any]) -> dict[str, str]:
+    """Every parameter that has a unit as it was understood, with the unit; defaults among them."""
+    hints = _hints(function)
+    texts = {}
+    for name, parameter in parameters_of(function).items():
+        dimension = dimension_of(name, hints.get(name, str))
+        value = values.get(name, parameter.default)
+        if dimension is not None and isinstance(value, float | int):
+            texts[name] = dimension.shown(value)
+    return texts
+
+
+def dimension_of(name: str, hint: Any) -> Dimension | None:
+    """What a parameter is measured in: as declared, else as its name says; None for what is no quantity."""
+    for option in _options(hint):
+        found = [each for each in typing.get_args(option)[1:] if isinstance(each, Dimension)]
+        if typing.get_origin(option) is Annotated and found:
+            return found[-1]
+        if option is float:
+            return NAMED.get(name.partition("_")[0], NUMBER)
+    return None
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise ParameterError(
+            f"{function.__name__}: an annotation of its parameters cannot be read ({error}); import that name at the "
+            "top of the script"
+        ) from error
+
+
+def _options(hint: Any) -> list[Any]:
+    """The types that a value may have, without None."""
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return [option for option in typing.get_args(hint) if option is not type(None)]
+    return [hint]
+
+
 def _value(name: str, text: str, hint: Any) -> Any:
     """`text` as the annotated type; ``X | None`` also takes ``none``."""
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        options = [option for option in typing.get_args(hint) if option is not type(None)]
+    options = _options(hint)
+    if options != [hint]:
         return None if text.lower() == "none" else _value(name, text, options[0])
     try:
         if hint is bool:
-            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.lower()]
+            return _SWITCH[text.lower()]
         if hint is int:
-            return int(text)
+            return Whole().read(text)
         if hint is float:
-            return _number(name, text)
+            return _undeclared(name, text)
         if hint is Path:
             return Path(text)
-    except ParameterError:
-        raise
-    except (ValueError, KeyError, InvalidNumber) as error:
-        kind = {bool: "yes or no", int: "a whole number", float: "a number, with a unit if you like (100mV, 200ns)"}
-        raise ParameterError(f"{name}={text!r} is not {kind.get(hint, hint)}") from error
+        if typing.get_origin(hint) in (Annotated, Literal):
+            return TypeAdapter(hint).validate_python(text)
+    except KeyError as error:
+        raise ParameterError(f"{name}={text!r} is not yes or no") from error
+    except ValidationError as error:
+        raise ParameterError(f"{name}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
+    except ValueError as error:
+        raise ParameterError(f"{name}: {error}") from error
     return text
 
 
-def _number(name: str, text: str) -> float:
-    """A number with or without unit; where the parameter's name tells its unit, no other one is taken.
-
-    A prefix after an exponent (``2e2 ns``) is refused: quantiphy takes it for part of the unit and leaves it out.
-    """
-    quantity = Quantity(text)
-    if quantity.units == "%":
-        return float(quantity) / 100
-    unit = UNITS.get(name.partition("_")[0])
-    allowed = ("", unit) if unit else ("", *PLAIN)
-    if quantity.units not in allowed:
-        hint = f"{name} is given in {unit}" if unit else f"known are {', '.join(PLAIN)}"
+def _undeclared(name: str, text: str) -> float:
+    """A plain number; with a unit only where the parameter's name says which."""
+    dimension = NAMED.get(name.partition("_")[0])
+    if dimension is not None:
+        return dimension.read(text)
+    try:
+        return NUMBER.read(text)
+    except ValueError as error:
         raise ParameterError(
-            f"{name}={text!r} is in {quantity.units}; {hint}, with a prefix (200 ns) or an exponent (2e-7), not both"
-        )
-    return float(quantity)
+            f"{name}: {error}; for a unit, declare it in the protocol, such as {name}: Seconds (instruments.quantities)"
+        ) from error

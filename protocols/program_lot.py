@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
+from instruments.quantities import ReadVoltage
 from mapping.analog_die import AnalogDie
 from mapping.analog_schedule import FORMAT as ANALOG
 from mapping.analog_schedule import AnalogSchedule
@@ -28,7 +29,7 @@ class GeometryError(ValueError):
 
 
 @protocol
-def program_lot(run: Run, schedule: Path, *, v_read: float = 0.1) -> Table:
+def program_lot(run: Run, schedule: Path, *, v_read: ReadVoltage = 0.1) -> Table:
     """Measure each die, program the schedule by write-verify, and show how many cells are right.
 
     Parameters

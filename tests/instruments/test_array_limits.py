@@ -12,7 +12,6 @@ from instruments import limits
 from instruments.board import _bits, _chunks, _line_bits
 from instruments.board_caps import capabilities, parse_caps
 from instruments.calibration import Calibration
-from instruments.quantities import in_unit
 from instruments.roles import LimitError
 
 BOARD = capabilities(parse_caps(json.dumps(CAPS), "test"))
@@ -72,18 +71,6 @@ def test_currents_follow_the_formula_and_saturate_by_sign(codes, gain):
             assert current == (np.inf if (code > 0) == (gain > 0) else -np.inf)
         else:
             assert current == pytest.approx(gain * (code - float(channel)), rel=1e-9, abs=1e-18)
-
-
-@given(st.floats(1e-3, 1e3))
-def test_quantities_are_si(value):
-    assert in_unit("V")(f"{value!r} mV") == pytest.approx(value * 1e-3)
-    assert in_unit("V")(value) == value
-
-
-@pytest.mark.parametrize("text", ["3 A", "three", "1 2", ""])
-def test_what_is_no_voltage(text):
-    with pytest.raises(ValueError):
-        in_unit("V")(text)
 
 
 def test_lines_must_be_bool_and_some():

@@ -359,7 +359,7 @@ class TestRoutes:
                 ({"rows": ["101"] * 8}, "two lines on column 101"),
                 ({"smu": "nobody"}, "no instrument 'nobody' is open; list it above array"),
                 ({"smu": "matrix"}, "matrix is a Keithley707, needed is a SourceMeter"),
-                ({"pulse_limit": 0}, "pulse_limit 0 V is outside"),
+                ({"pulse_limit": 0}, "pulse_limit: 0 is 0 V, not above 0 V"),
                 ({"pulser_rows": ["A", "D"]}, "row A is taken twice"),
             ):
                 write_rack_station(file, addresses, outputs=wired["rows"], pulse_limit=1.5, **pads)

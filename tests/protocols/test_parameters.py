@@ -1,12 +1,16 @@
 """Parameters from text: what is written comes out, what is not understood is refused with what there is."""
 
+import math
+import typing
 from pathlib import Path
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from protocols.parameters import ParameterError, parameters_of, parse
+from instruments.quantities import PulseWidth, Share
+from protocols.catalogue import SHIPPED, find
+from protocols.parameters import ParameterError, dimension_of, parameters_of, parse, shown
 
 PREFIXES = {"": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9, "k": 1e3}
 
@@ -15,8 +19,10 @@ def example(
     run,
     *,
     v_read: float = 0.1,
-    width: float = 200e-9,
-    share: float | None = None,
+    width: PulseWidth = 200e-9,
+    share: Share | None = None,
+    scale: float = 1.0,
+    r_series: float = 0.0,
     repeats: int = 10,
     limit: int | None = None,
     fast: bool = False,
@@ -38,10 +44,8 @@ def test_a_number_without_unit_is_read_to_the_last_bit(value):
     assert parse(example, {"v_read": repr(value)}) == {"v_read": value}
 
 
-@pytest.mark.parametrize("name", ["v_read", "width", "share"])
-@pytest.mark.parametrize("text", ["2e2 ns", "1e-1mV", "1E3kOhm"])
+@pytest.mark.parametrize(("name", "text"), [("width", "2e2 ns"), ("v_read", "1e-1mV"), ("r_series", "1E3kOhm")])
 def test_an_exponent_and_a_prefix_together_are_refused(name, text):
-    """The library that reads quantities leaves the prefix out: a thousand times too much."""
     with pytest.raises(ParameterError, match="not both"):
         parse(example, {name: text})
 
@@ -74,7 +78,7 @@ def test_yes_and_no(text, value):
 
 def test_none_where_it_is_allowed():
     assert parse(example, {"share": "none", "folder": "None"}) == {"share": None, "folder": None}
-    with pytest.raises(ParameterError, match="repeats='none' is not a whole number"):
+    with pytest.raises(ParameterError, match="repeats: 'none' is not a whole number"):
         parse(example, {"repeats": "none"})
     assert parse(example, {"share": "5 %"})["share"] == pytest.approx(0.05)
 
@@ -86,8 +90,57 @@ def test_a_path_and_a_name_with_dashes():
 
 @pytest.mark.parametrize(("text", "unit"), [("100 mA", "A"), ("5kOhm", "Ohm"), ("2 s", "s")])
 def test_a_voltage_in_another_unit_is_a_slip(text, unit):
-    with pytest.raises(ParameterError, match=f"is in {unit}; v_read is given in V"):
+    with pytest.raises(ParameterError, match=f"is in '[mk]?{unit}', expected 'V'"):
         parse(example, {"v_read": text})
+
+
+@pytest.mark.parametrize("text", ["0,1 V", "1.000,5", ".nan", "nan", "inf", "yes", "1_0", "1 0", "5 %", "0.1 K"])
+def test_what_is_no_voltage_is_refused(text):
+    with pytest.raises(ParameterError, match="v_read: "):
+        parse(example, {"v_read": text})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("width", "500nV", "width: '500nV' is in 'nV', expected 's'"),
+        ("width", "200", "more than 1 s"),
+        ("width", "0", "not above 0 s"),
+        ("share", "150 %", "more than 100 %"),
+        ("share", "5", "did you mean 5 %"),
+        ("scale", "500nV", "declare it in the protocol, such as scale: Seconds"),
+        ("scale", "5 %", "declare it in the protocol"),
+        ("scale", "1,5", "write a point for a decimal comma"),
+        ("repeats", "1_0", "not a whole number"),
+        ("repeats", "٣", "not a whole number"),
+        ("fast", "maybe", "not yes or no"),
+    ],
+)
+def test_a_value_that_is_not_of_the_declared_kind(name, text, says):
+    with pytest.raises(ParameterError) as error:
+        parse(example, {name: text})
+    assert says in str(error.value)
+
+
+def test_an_undeclared_number_goes_by_its_name_or_is_plain():
+    assert parse(example, {"scale": "2.5", "r_series": "5 kOhm"}) == {"scale": 2.5, "r_series": 5e3}
+    assert parse(example, {"width": "200 ns"}) == {"width": 2e-7}
+
+
+def test_what_was_understood_can_be_shown_with_units():
+    assert shown(example, {"v_read": 0.2, "share": 0.05}) == {
+        "v_read": "200 mV", "width": "200 ns", "share": "5 %", "scale": "1", "r_series": "0 Ohm",
+    }  # fmt: skip
+
+
+def test_every_float_of_a_shipped_protocol_has_a_dimension_and_bounds():
+    loose = []
+    for name in SHIPPED:
+        hints = typing.get_type_hints(find(name), include_extras=True)
+        for parameter in parameters_of(find(name)):
+            kind = dimension_of(parameter, hints[parameter])
+            loose += [f"{name}: {parameter}"] if kind is not None and not math.isfinite(kind.most) else []
+    assert not loose
 
 
 def test_an_unknown_name_is_answered_with_what_there_is():

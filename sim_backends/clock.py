@@ -31,13 +31,16 @@ class Timing(Specification):
     """Handling of one request by the board."""
 
 
+_SLEEP_MAX = 10.0  # s
+
+
 class StationClock:
     """Counts station time in seconds; safe to use from several threads.
 
     Parameters
     ----------
     realtime
-        Also sleep for every second counted.
+        Also sleep for every second counted, but not for long at a time: others at the station wait as long.
     start
         Station time to begin with, such as that of an interrupted run.
     """
@@ -57,4 +60,4 @@ class StationClock:
         with self._lock:
             self._now += seconds
         if self.realtime:
-            time.sleep(seconds)
+            time.sleep(min(seconds, _SLEEP_MAX))

@@ -17,8 +17,23 @@ from pydantic import Field
 from sim_backends.array.quantity import Fraction, Second, Specification
 from sim_backends.array.streams import stream
 from sim_backends.rack_wiring import Output, RackWiring
-from sim_backends.tsp import CONFLICT, OUT_OF_RANGE, Attribute, Function, Tsp, TspFault, Value, constant, number
+from sim_backends.tsp import (
+    CONFLICT,
+    DELAY_MAX,
+    RUNTIME,
+    Attribute,
+    Function,
+    Tsp,
+    TspFault,
+    Value,
+    constant,
+    number,
+    whole,
+)
 
+_WHOLE = {"source.func", "source.output", "source.offmode", "sense", "source.autorangev", "source.autorangei",
+          "measure.autorangev", "measure.autorangei", "measure.filter.type", "measure.filter.enable",
+          "measure.filter.count", "measure.count", "measure.autozero", "source.highc"}  # fmt: skip
 V_RANGES = (0.1, 1.0, 6.0, 40.0)
 I_RANGES = (100e-9, 1e-6, 10e-6, 100e-6, 1e-3, 10e-3, 100e-3, 1.0, 3.0)
 _OVER = 1.01  # full scale of a range
@@ -26,6 +41,7 @@ _OVERFLOW = 9.91e37  # what a reading beyond its range is
 _CURRENT, _VOLTAGE = 0, 1
 _OFF, _ON, _OFF_HIGH_Z = 0, 1, 2
 _NORMAL, _HIGH_Z, _ZERO = 0, 1, 2
+_BOTH_CHANNELS, _USER_SCREEN = 2.0, 3.0
 _ERRORS = 2**32 - 3  # key of the unit's own stream of random numbers
 
 
@@ -61,21 +77,28 @@ class Keithley2602:
         self._wiring = wiring
         rng = stream(wiring.bench.seed, _ERRORS)
         self._channels = {name: _Channel(name, wiring, spec, rng) for name in ("a", "b")}
+        self._text, self._screen = "", _BOTH_CHANNELS
         names: dict[str, Attribute | Function] = {
             "localnode.model": constant(spec.model),
             "localnode.serialno": constant("SIM0002"),
             "localnode.revision": constant("3.3.5"),
             "localnode.linefreq": constant(spec.line_frequency),
-            "display.clear": lambda: None,
-            "display.settext": lambda text: None,
-            "display.screen": Attribute(lambda: 0.0, lambda value: None),
-            "display.SMUA_SMUB": constant(2.0),
+            "delay": lambda seconds: wiring.dwell(number(seconds, 0, DELAY_MAX)),
+            "display.clear": lambda: self._set_text(""),
+            "display.settext": self._set_text,
+            "display.gettext": lambda: self._text,
+            "display.screen": Attribute(lambda: self._screen, self._set_screen),
+            "display.SMUA": constant(0.0),
+            "display.SMUB": constant(1.0),
+            "display.SMUA_SMUB": constant(_BOTH_CHANNELS),
+            "display.USER": constant(_USER_SCREEN),
             "display.sendkey": lambda key: None,
             "beeper.beep": lambda seconds, hertz: None,
         }
         for channel in self._channels.values():
             names |= channel.names()
-        self._tsp = Tsp(f"Keithley Instruments Inc., Model {spec.model}, SIM0002, 3.3.5", names, self._reset)
+        self._tsp = Tsp(f"Keithley Instruments Inc., Model {spec.model}, SIM0002, 3.3.5", names, self._reset,
+                        lock=wiring.bench.lock)  # fmt: skip
 
     def connected(self) -> None:
         """Forget what the last client sent half of; outputs and settings stay."""
@@ -83,8 +106,7 @@ class Keithley2602:
 
     def receive(self, data: bytes) -> bytes:
         """Answer all complete lines."""
-        with self._wiring.bench.lock:
-            return self._tsp.receive(data)
+        return self._tsp.receive(data)
 
     def request_name(self, request: bytes) -> str:
         """The line."""
@@ -102,8 +124,17 @@ class Keithley2602:
         """Never called."""
 
     def _reset(self) -> None:
+        self._text, self._screen = "", _BOTH_CHANNELS
         for channel in self._channels.values():
             channel.reset()
+
+    def _set_text(self, text: Value) -> None:
+        if not isinstance(text, str):
+            raise TspFault(RUNTIME, "TSP Runtime error at line 1: string expected")
+        self._text, self._screen = text, _USER_SCREEN
+
+    def _set_screen(self, value: Value) -> None:
+        self._screen = whole(value, 0, 3)
 
 
 class _Channel:
@@ -196,12 +227,13 @@ class _Channel:
     # -- settings ------------------------------------------------------------------------------------------------
 
     def _get(self, name: str) -> float:
+        if name.startswith("measure.range") and f"source.level{name[-1]}" == self._sourced():
+            return float(self._set[f"source.range{name[-1]}"])  # what is sourced is measured on the range of the source
         return float(self._set[name])
 
     def _assign(self, name: str, low: float, high: float, value: Value) -> None:
-        worth = number(float(value) if isinstance(value, bool) else value, low, high)
-        if name in ("source.func", "source.output", "source.offmode", "sense") and worth != int(worth):
-            raise TspFault(OUT_OF_RANGE, "Parameter data out of range")
+        limited = whole if name in _WHOLE else number
+        worth = limited(float(value) if isinstance(value, bool) else value, low, high)
         quantity = name[-1]
         if name in ("source.levelv", "source.leveli"):
             if self._set[f"source.autorange{quantity}"]:
@@ -266,14 +298,15 @@ class _Channel:
         return v / i if i else _OVERFLOW
 
     def _reading(self, quantity: str, value: float, cycles: float) -> float:
-        ranges = "measure.range" if f"source.level{quantity}" != self._sourced() else "source.range"
-        if self._set[f"{ranges.partition('.')[0]}.autorange{quantity}"]:
-            found = _range(quantity, value)
+        which = "measure" if f"source.level{quantity}" != self._sourced() else "source"
+        if not self._set[f"{which}.autorange{quantity}"]:
+            found = self._set[f"{which}.range{quantity}"]
         else:
-            found = self._set[f"{ranges}{quantity}"]
-        which = 0 if quantity == "i" else 1
-        read = value * self._gain[which] + found * (
-            self._offset[which] + self._spec.noise / math.sqrt(cycles) * self._noise.standard_normal()
+            found = _range(quantity, value)
+            self._set[f"measure.range{quantity}"] = found
+        at = 0 if quantity == "i" else 1
+        read = value * self._gain[at] + found * (
+            self._offset[at] + self._spec.noise / math.sqrt(cycles) * self._noise.standard_normal()
         )
         return float(read) if abs(read) <= _OVER * found else _OVERFLOW
 

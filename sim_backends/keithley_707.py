@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from sim_backends.rack_wiring import COLUMNS_PER_CARD, MATRIX_ROWS, RackWiring, Relay, relay_name
-from sim_backends.tsp import OUT_OF_RANGE, Attribute, Function, Tsp, TspFault, Value, constant, number
+from sim_backends.tsp import DELAY_MAX, OUT_OF_RANGE, Attribute, Function, Tsp, TspFault, Value, constant, number, whole
 
 SLOTS = 6
 _CHANNEL = re.compile(r"([1-6])([A-H])(\d\d)")
@@ -27,7 +27,7 @@ class Keithley707:
 
     def __init__(self, wiring: RackWiring) -> None:
         self._wiring = wiring
-        self._rule = 1.0
+        self._rule, self._text = 1.0, ""
         cards = self._slots = wiring.spec.slots
         names: dict[str, Attribute | Function] = {
             "localnode.model": constant("707B"),
@@ -44,13 +44,17 @@ class Keithley707:
             "channel.BREAK_BEFORE_MAKE": constant(1.0),
             "channel.MAKE_BEFORE_BREAK": constant(2.0),
             "beeper.beep": lambda seconds, hertz: None,
-            "display.clear": lambda: None,
-            "display.settext": lambda text: None,
+            "delay": lambda seconds: wiring.dwell(number(seconds, 0, DELAY_MAX)),
+            "display.clear": lambda: self._set_text(""),
+            "display.settext": self._set_text,
+            "display.gettext": lambda: self._text,
         }
         for slot in range(1, SLOTS + 1):
             card = "7072, 8x12 Semiconductor Matrix, 01.10a, SIM0004" if slot <= cards else "Empty Slot"
             names[f"slot[{slot}].idn"] = constant(card)
-        self._tsp = Tsp("KEITHLEY INSTRUMENTS INC.,MODEL 707B,SIM0004,01.21a", names, self._reset)
+        self._tsp = Tsp(
+            "KEITHLEY INSTRUMENTS INC.,MODEL 707B,SIM0004,01.21a", names, self._reset, lock=wiring.bench.lock
+        )
 
     def connected(self) -> None:
         """Forget what the last client sent half of; relays stay as they are."""
@@ -58,8 +62,7 @@ class Keithley707:
 
     def receive(self, data: bytes) -> bytes:
         """Answer all complete lines."""
-        with self._wiring.bench.lock:
-            return self._tsp.receive(data)
+        return self._tsp.receive(data)
 
     def request_name(self, request: bytes) -> str:
         """The line."""
@@ -89,15 +92,17 @@ class Keithley707:
         self._wiring.switch(closed, why)
         self._wiring.bench.log.add("relays", why=why, closed=_told(closed))
 
+    def _set_text(self, text: Value) -> None:
+        if not isinstance(text, str):
+            raise TspFault(OUT_OF_RANGE, "Parameter error, text expected")
+        self._text = text
+
     def _reset(self) -> None:
-        self._rule = 1.0
+        self._rule, self._text = 1.0, ""
         self._switch(frozenset(), "reset")
 
     def _set_rule(self, value: Value) -> None:
-        rule = number(value, 0, 2)
-        if rule != int(rule):
-            raise TspFault(OUT_OF_RANGE, "Parameter data out of range")
-        self._rule = rule
+        self._rule = whole(value, 0, 2)
 
     def _tell_closed(self, channels: Value) -> Value:
         return _told(self._closed & self._wide_list(channels)) or None

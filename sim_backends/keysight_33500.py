@@ -1,9 +1,11 @@
 """A virtual Keysight 33512B waveform generator: two channels, SCPI, wired to the rack.
 
 It keeps the settings of both channels as the real one does (levels belong to the load it is told, the output itself
-does not), and fires bursts of pulses when it is triggered. It knows pulses and DC; any other waveform, and everything
-that runs without a trigger, is followed as the largest voltage that it reaches, which is what it would do to a cell.
-Edges are sharp: they are short against the width of a pulse that writes.
+does not), and fires bursts of pulses when it is triggered. It knows pulses and DC; any other waveform, everything that
+runs without a trigger, and an endless burst from its trigger until something ends it, is followed as the largest
+voltage that it reaches, which is what it would do to a cell. A burst of many pulses is followed pulse by pulse at
+first, then in ever longer pieces, each of them as one pulse of the same length in all. Edges are sharp: they are short
+against the width of a pulse that writes.
 """
 
 from __future__ import annotations
@@ -18,7 +20,20 @@ from pydantic import Field
 
 from sim_backends.array.quantity import Ohm, Second, Specification
 from sim_backends.rack_wiring import Output, RackWiring
-from sim_backends.scpi import CONFLICT, DEVICE, Handler, Scpi, ScpiFault, number, one_of, with_one, without
+from sim_backends.scpi import (
+    BAD_TEXT,
+    CONFLICT,
+    DEVICE,
+    TOO_MUCH,
+    Handler,
+    Scpi,
+    ScpiFault,
+    number,
+    one_of,
+    with_one,
+    without,
+)
+from sim_backends.scpi_message import unquoted
 
 INFINITE = 9.9e37
 """How the instrument writes infinity: a high-impedance load, an endless burst."""
@@ -29,6 +44,9 @@ _WORDS = {"SINusoid": "SIN", "SQUare": "SQU", "TRIangle": "TRI", "RAMP": "RAMP",
 _HALF_SPAN = 10.0  # V without a load
 _SMALLEST = 2e-3  # Vpp without a load
 _SLACK = 1e-9
+_TEXT_MAX = 40  # letters that the display holds
+_SINGLY = 32  # cycles of a burst that are followed one by one
+_GROWTH = 4  # after that, a piece has so small a part of the cycles before it
 
 
 class PulserSpec(Specification):
@@ -50,6 +68,8 @@ class _Channel:
     offset: float = 0.0
     load: float = 50.0
     on: bool = False
+    endless: bool = False
+    """Whether an endless burst was triggered and nothing has ended it."""
     numbers: dict[str, float] = field(
         default_factory=lambda: {
             "frequency": 1e3, "phase": 0.0, "width": 100e-6, "lead": 8.4e-9, "trail": 8.4e-9, "symmetry": 100.0,
@@ -68,6 +88,7 @@ class _Channel:
         """Back to what it is at power-on."""
         fresh = _Channel()
         self.amplitude, self.offset, self.load, self.on = fresh.amplitude, fresh.offset, fresh.load, fresh.on
+        self.endless = False
         self.numbers.update(fresh.numbers)
         self.words.update(fresh.words)
 
@@ -82,7 +103,7 @@ class _Channel:
     @property
     def waits(self) -> bool:
         """Whether it is at rest until it is triggered."""
-        return self.words["burst"] == "1" and self.words["trigger"] in ("BUS", "EXT")
+        return self.words["burst"] == "1" and self.words["trigger"] in ("BUS", "EXT") and not self.endless
 
     @property
     def rest(self) -> float:
@@ -115,23 +136,29 @@ class Keysight33500:
         self._wiring, self._spec = wiring, spec
         self._channels = {1: _Channel(), 2: _Channel()}
         self._text = ""
+        self._sync, self._sync_source = "0", "CH1"
         identity = f"Agilent Technologies,{spec.model},SIM0003,3.05-1.19-2.00-52-00"
         handlers: dict[str, Handler] = {
             "*TRG": without(self._trigger),
+            "ABORt": without(self._abort),
             "DISPlay:TEXT": with_one(self._set_text),
-            "DISPlay:TEXT?": without(lambda: f'"{self._text}"'),
-            "DISPlay:TEXT:CLEar": without(lambda: self._set_text("")),
+            "DISPlay:TEXT?": without(self._tell_text),
+            "DISPlay:TEXT:CLEar": without(lambda: self._set_text('""')),
             "SYSTem:BEEPer[:IMMediate]": without(lambda: None),
             "SYSTem:VERSion?": without(lambda: "1999.0"),
             "[SOURce:]PHASe:SYNChronize": without(lambda: None),
-            "OUTPut:SYNC[:STATe]": with_one(lambda text: None),
-            "OUTPut:SYNC[:STATe]?": without(lambda: "0"),
-            "OUTPut:SYNC:SOURce?": without(lambda: "CH1"),
+            "OUTPut:SYNC[:STATe]": with_one(self._set_sync),
+            "OUTPut:SYNC[:STATe]?": without(lambda: self._sync),
+            "OUTPut:SYNC:SOURce": with_one(self._set_sync_source),
+            "OUTPut:SYNC:SOURce?": without(lambda: self._sync_source),
         }
         for at, channel in self._channels.items():
             handlers |= self._commands(at, channel)
             wiring.attach(f"pulser.{at}", partial(self._overloaded, at))
-        self._scpi = Scpi(identity, handlers, self._reset, plus="+")
+        self._scpi = Scpi(
+            identity, handlers, self._reset, plus="+", lock=wiring.bench.lock,
+            busy=lambda: any(each.endless for each in self._channels.values()),
+        )  # fmt: skip
 
     # -- the wire ------------------------------------------------------------------------------------------------
 
@@ -141,8 +168,7 @@ class Keysight33500:
 
     def receive(self, data: bytes) -> bytes:
         """Answer all complete lines."""
-        with self._wiring.bench.lock:
-            return self._scpi.receive(data)
+        return self._scpi.receive(data)
 
     def request_name(self, request: bytes) -> str:
         """The line."""
@@ -259,10 +285,13 @@ class Keysight33500:
     # -- everything else that is set -----------------------------------------------------------------------------
 
     def _set_function(self, channel: _Channel, text: str) -> None:
+        channel.endless = False
         channel.words["function"] = list(_WORDS.values())[one_of(text, {each: at for at, each in enumerate(_WORDS)})]
         self._put_out("FUNC")
 
     def _set_number(self, channel: _Channel, name: str, low: float, high: float, text: str) -> None:
+        if name == "ncycles":
+            self._end(channel, "BURS:NCYC")
         infinite = name in ("ncycles", "trigger_count") and text.upper() in ("INF", "INFINITY")
         value = INFINITE if infinite else number(text, low, high)
         if name == "period":
@@ -279,11 +308,12 @@ class Keysight33500:
 
     def _set_word(self, channel: _Channel, name: str, words: tuple[str, ...], text: str) -> None:
         found = words[one_of(text, {each: at for at, each in enumerate(words)})]
+        channel.endless = channel.endless and name not in ("burst_mode", "trigger")
         channel.words[name] = "".join(letter for letter in found if letter.isupper())
         self._put_out(name)
 
     def _set_burst(self, channel: _Channel, text: str) -> None:
-        channel.words["burst"] = str(one_of(text, _SWITCH))
+        channel.words["burst"], channel.endless = str(one_of(text, _SWITCH)), False
         self._put_out("BURS")
 
     def _set_output(self, channel: _Channel, text: str) -> None:
@@ -291,12 +321,27 @@ class Keysight33500:
         self._put_out("OUTP")
 
     def _set_text(self, text: str) -> None:
-        self._text = text.strip("\"'")
+        content = unquoted(text)
+        if content is None:
+            raise ScpiFault(BAD_TEXT)
+        if len(content) > _TEXT_MAX:
+            raise ScpiFault(TOO_MUCH)
+        self._text = content
+
+    def _tell_text(self) -> str:
+        return '"' + self._text.replace('"', '""') + '"'
+
+    def _set_sync(self, text: str) -> None:
+        self._sync = str(one_of(text, _SWITCH))
+
+    def _set_sync_source(self, text: str) -> None:
+        self._sync_source = f"CH{one_of(text, {'CH1': 1, 'CH2': 2})}"
 
     def _reset(self) -> None:
         for channel in self._channels.values():
             channel.reset()
         self._text = ""
+        self._sync, self._sync_source = "0", "CH1"
         self._put_out("*RST")
 
     # -- what comes out ------------------------------------------------------------------------------------------
@@ -321,19 +366,37 @@ class Keysight33500:
             if channel.waits and channel.words["trigger"] == "BUS" and channel.words["function"] == "PULS"
         }
         firing = {at: channel for at, channel in armed.items() if channel.on}
+        endless = [channel for channel in firing.values() if channel.numbers["ncycles"] >= INFINITE]
+        for channel in endless:
+            channel.endless = True
+        if endless:
+            self._put_out("endless burst")
+        counted = {at: channel for at, channel in firing.items() if not channel.endless}
         if not firing:
             self._wiring.bench.note("trigger_without_output", armed=sorted(armed))
-        elif len({(c.numbers["ncycles"], c.numbers["frequency"]) for c in firing.values()}) == 1:
-            self._fire(firing)
+        elif len({(c.numbers["ncycles"], c.numbers["frequency"]) for c in counted.values()}) == 1:
+            self._fire(counted)
         else:  # bursts of different lengths are followed one after the other
-            for at, channel in firing.items():
+            for at, channel in counted.items():
                 self._fire({at: channel})
-        self._wiring.bench.clock.advance(self._spec.trigger_time)
+        if endless:
+            self._wiring.dwell(self._spec.trigger_time)
+        else:
+            self._wiring.bench.clock.advance(self._spec.trigger_time)
+
+    def _abort(self) -> None:
+        for channel in self._channels.values():
+            self._end(channel, "ABOR")
+
+    def _end(self, channel: _Channel, why: str) -> None:
+        """End an endless burst, if there is one."""
+        if channel.endless:
+            channel.endless = False
+            self._put_out(why)
 
     def _fire(self, firing: dict[int, _Channel]) -> None:
         """One burst on several channels, edge by edge."""
         shape = next(iter(firing.values())).numbers
-        cycles = int(min(shape["ncycles"], 1e6))
         spans = {at: (c.numbers["delay"], c.numbers["delay"] + c.numbers["width"]) for at, c in firing.items()}
         edges = sorted({edge for span in spans.values() for edge in span})
         parts = []
@@ -341,12 +404,23 @@ class Keysight33500:
             high = [at for at, span in spans.items() if span[0] <= begin and end <= span[1]]
             if high:
                 parts.append((end - begin, high))
-        rounds, count = (1, cycles) if len(parts) == 1 else (cycles, 1)
-        for _ in range(rounds):
+        cycles = int(shape["ncycles"])
+        rounds = [(cycles, 1)] if len(parts) == 1 and cycles <= _SINGLY else _pieces(cycles)
+        for count, together in rounds:
             for seconds, high in parts:
                 volts = {f"pulser.{at}": c.peak if at in high else c.rest for at, c in firing.items()}
-                self._wiring.pulse(volts, seconds, count, {"volts": volts, "text": self._text})
+                details = {"volts": volts, "text": self._text}
+                self._wiring.pulse(volts, seconds, count, details, together=together)
         self._wiring.bench.clock.advance(cycles / shape["frequency"])
+
+
+def _pieces(cycles: int) -> list[tuple[int, int]]:
+    """A burst as what is followed: times, and how many cycles of the burst each time stands for."""
+    found, done = [(1, 1)] * min(cycles, _SINGLY), min(cycles, _SINGLY)
+    while done < cycles:
+        found.append((1, min(cycles - done, max(1, done // _GROWTH))))
+        done += found[-1][1]
+    return found
 
 
 def _share(channel: _Channel) -> float:

@@ -370,7 +370,15 @@ class RackWiring:
                 seen = self._act(die, now, seconds)
                 self._note_stress("dwell", now, seen, seconds, 1, {})
 
-    def pulse(self, volts: Mapping[str, float], seconds: float, count: int, details: Mapping[str, object]) -> None:
+    def pulse(
+        self,
+        volts: Mapping[str, float],
+        seconds: float,
+        count: int,
+        details: Mapping[str, object],
+        *,
+        together: int = 1,
+    ) -> None:
         """Put outputs to other voltages for a while, `count` times in a row.
 
         Parameters
@@ -381,6 +389,10 @@ class RackWiring:
             Length of one pulse (s), and how many.
         details
             For the log.
+        together
+            Pulses that follow one another and act as one that is as long as all of them: for bursts that are too long
+            to be followed one by one. The dose of a cell is in proportion to the time (`array.devices`); its voltage
+            and its spread from cycle to cycle are taken to stay the same for all of these.
         """
         with self.bench.lock:
             outputs = {name: replace(self._outputs[name], voltage=v) for name, v in volts.items()}
@@ -390,8 +402,8 @@ class RackWiring:
             if die is not None:
                 for shot in range(count):
                     now = self.operate(outputs) if shot else now
-                    seen = np.maximum(seen, self._act(die, now, seconds))
-            self._note_stress("pulse", now, seen, seconds, count, details)
+                    seen = np.maximum(seen, self._act(die, now, seconds * together))
+            self._note_stress("pulse", now, seen, seconds, count * together, details)
 
     def _note_stress(
         self, what: str, now: Operation, seen: FloatArray, seconds: float, count: int, details: Mapping[str, object]

@@ -3,22 +3,28 @@
 Headers are written as the manuals do, ``[SOURce:]CURRent[:LEVel]?``: capitals are the short form, brackets enclose
 what may be left out, upper and lower case are the same on the wire. Commands are chained with ``;``; one that begins
 without a colon continues at the node where the last one stood. Lines end with LF or CR LF, answers with LF. What
-follows a fault in its line is not carried out.
+follows a fault in its line is not carried out. Block data and text in quotes are data (`sim_backends.scpi_message`).
+No line ends the instrument: what a handler did not foresee becomes a device error in the queue and is logged.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+
+from sim_backends.scpi_message import Messages, commands
+from sim_backends.status_registers import StatusRegisters
 
 Handler = Callable[[list[str]], str | None]
 """Takes the parameters of a command, returns the answer if it is a question. Raises `ScpiFault`."""
 
 COMMAND_ERROR, NOT_ALLOWED, MISSING, UNDEFINED, NOT_NUMERIC = -100, -108, -109, -113, -120
-BAD_WORD, CONFLICT, OUT_OF_RANGE = -141, -221, -222
+BAD_WORD, BAD_TEXT, CONFLICT, OUT_OF_RANGE, TOO_MUCH = -141, -151, -221, -222, -223
 DEVICE = -300
-_OVERFLOW, _TOO_LONG = -350, -363
+_OVERFLOW, _TOO_LONG, _DEADLOCKED = -350, -363, -430
 
 _TEXTS = {
     COMMAND_ERROR: "Command error",
@@ -27,16 +33,20 @@ _TEXTS = {
     UNDEFINED: "Undefined header",
     NOT_NUMERIC: "Numeric data error",
     BAD_WORD: "Invalid character data",
+    BAD_TEXT: "Invalid string data",
     CONFLICT: "Settings conflict",
     OUT_OF_RANGE: "Data out of range",
+    TOO_MUCH: "Too much data",
     DEVICE: "Device-specific error",
     _OVERFLOW: "Queue overflow",
     _TOO_LONG: "Input buffer overrun",
+    _DEADLOCKED: "Query DEADLOCKED",
 }
-_POWER_ON = 128
-_EVENT_BITS = {1: 32, 2: 16, 3: 8, 4: 4}  # of the event status register, by the hundreds of the error
 _QUEUE = 15
-_LINE_MAX = 4096
+_OUTPUT_MAX = 1 << 20  # bytes of answers to what came at once
+_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(E[-+]?\d+)?", re.ASCII)
+
+_log = logging.getLogger(__name__)
 
 
 class ScpiFault(Exception):
@@ -60,57 +70,85 @@ class Scpi:
         Carries out ``*RST``.
     plus
         How the instrument writes the sign of an error code that is not negative.
+    lock
+        Is held while a line is carried out, and given free between two lines.
+    busy
+        Whether something goes on that no waiting ends: ``*OPC?`` and ``*WAI`` are a fault then.
     """
 
     def __init__(
-        self, identity: str, handlers: Mapping[str, Handler], reset: Callable[[], None], *, plus: str = ""
+        self,
+        identity: str,
+        handlers: Mapping[str, Handler],
+        reset: Callable[[], None],
+        *,
+        plus: str = "",
+        lock: AbstractContextManager[object] | None = None,
+        busy: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._status = StatusRegisters()
         own: dict[str, Handler] = {
             "*IDN?": without(lambda: identity),
             "*RST": without(reset),
             "*CLS": without(self._clear),
-            "*ESR?": without(self._read_events),
+            "*ESR?": without(lambda: str(self._status.read_events())),
+            "*ESE": with_one(lambda text: self._set_mask("event_mask", text)),
+            "*ESE?": without(lambda: str(self._status.event_mask)),
+            "*SRE": with_one(lambda text: self._set_mask("service_mask", text)),
+            "*SRE?": without(lambda: str(self._status.service_mask)),
+            "*STB?": without(lambda: str(self._status.byte(bool(self._errors)))),
             "*OPC": without(self._complete),
-            "*OPC?": without(lambda: "1"),
-            "*WAI": without(lambda: None),
+            "*OPC?": without(self._tell_complete),
+            "*WAI": without(self._wait),
             "*TST?": without(lambda: "0"),
             "SYSTem:ERRor[:NEXT]?": without(self._next_error),
         }
         self._handlers = [(re.compile(header_pattern(each)), run) for each, run in (own | dict(handlers)).items()]
         self._plus = plus
+        self._lock = lock or nullcontext()
+        self._busy = busy
         self._errors: deque[int] = deque()
-        self._events = _POWER_ON
-        self._received = b""
+        self._messages = Messages()
 
     def forget(self) -> None:
         """Forget what was received of a line that has not ended; errors stay."""
-        self._received = b""
+        self._messages.forget()
 
     def receive(self, data: bytes) -> bytes:
         """Carry out all complete lines; one line of answers for each line that asked something."""
-        *lines, self._received = (self._received + data).split(b"\n")
-        if len(self._received) > _LINE_MAX:
-            self._received = b""
-            self._queue(_TOO_LONG)
-        answered = [self._line(line.decode("ascii", "replace").strip()) for line in lines]
-        return b"".join(line.encode() + b"\n" for line in answered if line)
+        answers = bytearray()
+        for message in self._messages.feed(data):
+            with self._lock:
+                answer = self._line(message)
+            answers += answer.encode("ascii", "replace") + b"\n" if answer else b""
+            if len(answers) > _OUTPUT_MAX:
+                answers.clear()
+                self._queue(_DEADLOCKED)
+        return bytes(answers)
 
-    def _line(self, line: str) -> str:
+    def _line(self, message: str | None) -> str:
         """Answers to a line, chained as its questions were."""
         answers: list[str] = []
-        node = ""
         try:
-            for unit in filter(None, (each.strip() for each in line.split(";"))):
-                header, _, rest = unit.partition(" ")
-                header = header.upper()
+            if message is None:
+                raise ScpiFault(_TOO_LONG)
+            node = ""
+            units, unfinished = commands(message)
+            for unit in units:
+                header = unit.header.upper()
                 if not header.startswith("*"):
                     header = header[1:] if header.startswith(":") else node + header
                     node = header[: header.rfind(":") + 1]
-                answer = self._handler(header)([each.strip() for each in rest.split(",")] if rest.strip() else [])
+                answer = self._handler(header)(unit.parameters)
                 if answer is not None:
                     answers.append(answer)
+            if unfinished:
+                raise ScpiFault(BAD_TEXT)
         except ScpiFault as fault:
             self._queue(fault.code)
+        except Exception:
+            _log.exception("this line was not foreseen: %.200r", message)
+            self._queue(DEVICE)
         return ";".join(answers)
 
     def _handler(self, header: str) -> Handler:
@@ -126,7 +164,7 @@ class Scpi:
     # -- errors and events ---------------------------------------------------------------------------------------
 
     def _queue(self, code: int) -> None:
-        self._events |= _EVENT_BITS[-code // 100]
+        self._status.note_error(code)
         if len(self._errors) < _QUEUE:
             self._errors.append(code)
         else:
@@ -138,14 +176,22 @@ class Scpi:
 
     def _clear(self) -> None:
         self._errors.clear()
-        self._events = 0
+        self._status.clear()
 
-    def _read_events(self) -> str:
-        events, self._events = self._events, 0
-        return str(events)
+    def _set_mask(self, which: str, text: str) -> None:
+        setattr(self._status, which, int(number(text, 0, 255)))
+
+    def _wait(self) -> None:
+        if self._busy():
+            raise ScpiFault(CONFLICT)
+
+    def _tell_complete(self) -> str:
+        self._wait()
+        return "1"
 
     def _complete(self) -> None:
-        self._events |= 1
+        self._wait()
+        self._status.note_complete()
 
 
 def header_pattern(header: str) -> str:
@@ -192,7 +238,7 @@ def number(text: str, low: float, high: float) -> float:
     named = {"MIN": low, "MINIMUM": low, "MAX": high, "MAXIMUM": high}
     if text.upper() in named:
         return named[text.upper()]
-    if not re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(E[-+]?\d+)?", text.upper()):
+    if not _NUMBER.fullmatch(text.upper()):
         raise ScpiFault(NOT_NUMERIC)
     value = float(text)
     if not low <= value <= high:

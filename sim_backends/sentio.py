@@ -3,10 +3,12 @@
 A request is a command word, a blank and arguments separated by commas; a line ends with LF. A reply is
 ``N,id,text``: the low ten bits of N are an error code, the bits above flags (1 last die, 2 last subsite); id is the
 number of an asynchronous command, 0 otherwise. Commands that begin with ``*`` answer in plain text or not at all.
+Every command is answered: what the prober did not foresee is its internal error (1), and is logged.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,10 +18,13 @@ from sim_backends.sentio_arguments import Answer, Arguments, Handler, integer_at
 from sim_backends.sentio_chuck import ChuckCommands
 from sim_backends.sentio_map import LAST_DIE, MapCommands
 
-NO_HANDLER, UNKNOWN = 3, 4
+INTERNAL, NO_HANDLER, UNKNOWN, FORMAT = 1, 3, 4, 5
 PENDING, ABORTED, UNKNOWN_ID = 30, 31, 32
 _GROUPS = ("map", "status", "chuck", "setup", "vision", "probe", "siph", "aux", "loader", "scope", "qalibria")
-_LINE_MAX = 65536
+_LINE_MAX = 4096
+_JOBS_MAX = 1000  # that are remembered; of those that are done the oldest are forgotten
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -46,27 +51,29 @@ class Sentio:
             "wait_all": self._wait_all,
             "abort_command": self._abort,
         }
-        self._received = b""
         self._jobs: dict[int, _Job] = {}
         self._next_job = 1
+        self.connected()
 
     # -- the wire ------------------------------------------------------------------------------------------------
 
     def connected(self) -> None:
         """Forget what the last client sent half of."""
-        self._received = b""
+        self._received, self._overlong = b"", False
 
     def receive(self, data: bytes) -> bytes:
         """Answer all complete lines."""
         *lines, self._received = (self._received + data).split(b"\n")
-        if len(self._received) > _LINE_MAX:
-            self._received = b""
-        replies = []
+        replies = bytearray()
         for line in lines:
-            reply = self._line(line.decode("utf-8", errors="replace").strip())
+            overlong, self._overlong = self._overlong or len(line) > _LINE_MAX, False
+            text = line.decode("utf-8", errors="replace").strip()
+            reply = f"{FORMAT},0,Command too long" if overlong else self._line(text)
             if reply is not None:
-                replies.append(reply.encode() + b"\n")
-        return b"".join(replies)
+                replies += reply.encode() + b"\n"
+        if len(self._received) > _LINE_MAX:
+            self._received, self._overlong = b"", True
+        return bytes(replies)
 
     def request_name(self, request: bytes) -> str:
         """The command line."""
@@ -125,13 +132,21 @@ class Sentio:
     # -- asynchronous commands -----------------------------------------------------------------------------------
 
     def _begin(self, name: str, arguments: Arguments) -> tuple[int, int, str]:
-        handler = self._handlers.get(name) or _ONLY_STARTED.get(name)
+        handler = None if name in _OF_JOBS else self._handlers.get(name) or _ONLY_STARTED.get(name)
         if handler is None:
             return UNKNOWN, 0, f"Unknown command: start_{name}"
+        if len(self._jobs) >= _JOBS_MAX and not self._forget_a_job():
+            return NOT_ALLOWED, 0, "Too many commands are pending"
         job = self._next_job
         self._next_job += 1
         self._jobs[job] = _Job(run=lambda: handler(arguments))
         return 0, job, "OK"
+
+    def _forget_a_job(self) -> bool:
+        """Forget the oldest command that is done; whether there is one."""
+        done = next((number for number, job in self._jobs.items() if job.reply is not None), None)
+        self._jobs.pop(done or 0, None)
+        return done is not None
 
     def _query(self, arguments: Arguments) -> Answer:
         """Pending at the first question, done at the second: time passes by being asked for."""
@@ -170,6 +185,12 @@ class Sentio:
         return code, text
 
 
+_OF_JOBS = {
+    "query_command_status",
+    "wait_complete",
+    "wait_all",
+    "abort_command",
+}  # act at once: no job waits for itself
 _ONLY_STARTED: dict[str, Handler] = {"initialization": lambda a: "OK"}
 
 
@@ -179,4 +200,7 @@ def _outcome(run: Callable[[], Answer]) -> tuple[int, str]:
         answer = run()
     except ProberFault as fault:
         return fault.code, str(fault)
+    except Exception:
+        _log.exception("this command was not foreseen")
+        return INTERNAL, "Internal error"
     return answer if isinstance(answer, tuple) else (0, answer)

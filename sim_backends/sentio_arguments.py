@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 
 from sim_backends.prober import PARAMETER, ProberFault
 from sim_backends.wafer_map import Site
 
 FORMAT, COUNT = 5, 7
+LARGEST = 2**31 - 1
+"""Of integers, either sign."""
+_REAL = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?", re.ASCII)
+_INTEGER = re.compile(r"[-+]?\d{1,10}", re.ASCII)
 XY_REFERENCES = {"h": "home", "r": "current", "z": "zero", "c": "center", "m": "machine", "a": "realpos"}
 Z_REFERENCES = {"c": "contact", "s": "separation", "h": "hover", "z": "zero", "r": "current"}
 
@@ -26,21 +31,18 @@ def text_at(arguments: Arguments, at: int) -> str:
 
 def real_at(arguments: Arguments, at: int) -> float:
     """Argument as a finite number."""
-    try:
-        value = float(text_at(arguments, at))
-    except ValueError as error:
-        raise ProberFault(FORMAT, f"Not a number: {arguments[at]}") from error
-    if not math.isfinite(value):
-        raise ProberFault(FORMAT, f"Not a number: {arguments[at]}")
+    text = text_at(arguments, at)
+    if not _REAL.fullmatch(text) or not math.isfinite(value := float(text)):
+        raise ProberFault(FORMAT, f"Not a number: {text}")
     return value
 
 
 def integer_at(arguments: Arguments, at: int) -> int:
-    """Argument as an integer."""
-    try:
-        return int(text_at(arguments, at))
-    except ValueError as error:
-        raise ProberFault(FORMAT, f"Not an integer: {arguments[at]}") from error
+    """Argument as an integer of 32 bits."""
+    text = text_at(arguments, at)
+    if not _INTEGER.fullmatch(text) or abs(value := int(text)) > LARGEST:
+        raise ProberFault(FORMAT, f"Not an integer: {text}")
+    return value
 
 
 def boolean_at(arguments: Arguments, at: int) -> bool:

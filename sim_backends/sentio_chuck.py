@@ -18,6 +18,7 @@ from sim_backends.sentio_arguments import (
 )
 
 SOAK_UNDEFINED = 200
+_AXIS = 100_000.0  # um; no chuck rises further (assumed)
 DOORS = {"p": "prober", "l": "loader"}
 
 
@@ -129,8 +130,10 @@ class ChuckCommands:
 
     def _set_heights(self, arguments: Arguments) -> Answer:
         contact, separation, overtravel, hover = (real_at(arguments, i) for i in range(1, 5))
-        if not contact > separation > hover >= 0:
-            raise ProberFault(OUT_OF_BOUNDS, "Heights must be ordered: contact > separation gap > hover gap")
+        if not _AXIS >= contact > separation > hover >= 0:
+            raise ProberFault(
+                OUT_OF_BOUNDS, f"Heights must be ordered: {_AXIS:g} > contact > separation gap > hover gap"
+            )
         prober = self._prober
         prober.set_overtravel_gap(overtravel)
         prober.contact_height, prober.separation_gap, prober.hover_gap = contact, separation, hover
@@ -151,8 +154,8 @@ class ChuckCommands:
 
     def _set_separation_gap(self, arguments: Arguments) -> Answer:
         gap = real_at(arguments, 0)
-        if gap <= 0:
-            raise ProberFault(OUT_OF_BOUNDS, "The separation gap must be positive")
+        if not 0 < gap <= _AXIS:
+            raise ProberFault(OUT_OF_BOUNDS, f"The separation gap must lie between 0 and {_AXIS:g} um")
         self._prober.separation_gap = gap
         return "OK"
 

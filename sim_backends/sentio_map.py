@@ -16,9 +16,10 @@ from sim_backends.sentio_arguments import (
     site_at,
     text_at,
 )
-from sim_backends.wafer_map import PRIORITIES, START_POINTS, Site
+from sim_backends.wafer_map import BINS, PRIORITIES, START_POINTS, Site
 
 END_OF_LIST = 16
+_NAME_MAX = 100  # assumed
 LAST_DIE = 1 << 10  # flag in the number of a reply
 
 
@@ -198,10 +199,7 @@ class MapCommands:
         return site
 
     def _set_bin(self, arguments: Arguments) -> Answer:
-        number = integer_at(arguments, 0)
-        if not 0 <= number < 256:
-            raise ProberFault(OUT_OF_BOUNDS, f"Bin {number}")
-        self._prober.map.bins[self._binned_site(arguments, 1)] = number
+        self._prober.map.bins[self._binned_site(arguments, 1)] = _bin_at(arguments, 0)
         return "OK"
 
     def _set_value(self, arguments: Arguments) -> Answer:
@@ -217,14 +215,17 @@ class MapCommands:
         return "OK"
 
     def _set_all_bins(self, arguments: Arguments) -> Answer:
-        self._prober.map.bins = dict.fromkeys(self._prober.map.present, integer_at(arguments, 0))
+        self._prober.map.bins = dict.fromkeys(self._prober.map.present, _bin_at(arguments, 0))
         return "OK"
 
     def _set_bin_info(self, arguments: Arguments) -> Answer:
         quality = text_at(arguments, 2).capitalize()
         if quality not in ("Pass", "Fail", "Undefined"):
             raise ProberFault(PARAMETER, f"Unknown bin quality {quality}")
-        self._prober.map.bin_info[integer_at(arguments, 0)] = (text_at(arguments, 1), quality, text_at(arguments, 3))
+        name, colour = text_at(arguments, 1), text_at(arguments, 3)
+        if max(len(name), len(colour)) > _NAME_MAX:
+            raise ProberFault(PARAMETER, f"Names of bins have at most {_NAME_MAX} letters")
+        self._prober.map.bin_info[_bin_at(arguments, 0)] = (name, quality, colour)
         return "OK"
 
     def _get_bin_info(self, arguments: Arguments) -> Answer:
@@ -232,6 +233,13 @@ class MapCommands:
         if number not in self._prober.map.bin_info:
             raise ProberFault(PARAMETER, f"Bin {number} has no description")
         return ",".join((str(number), *self._prober.map.bin_info[number]))
+
+
+def _bin_at(arguments: Arguments, at: int) -> int:
+    number = integer_at(arguments, at)
+    if not 0 <= number < BINS:
+        raise ProberFault(OUT_OF_BOUNDS, f"Bin {number}")
+    return number
 
 
 def _binned(find: Callable[[str], list[Site]], arguments: Arguments) -> list[Site]:

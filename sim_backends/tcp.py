@@ -1,9 +1,15 @@
-"""A TCP server as instruments have it: one client at a time, a second one is accepted and closed at once."""
+"""A TCP server as instruments have it: one client at a time, a second one is accepted and closed at once.
+
+It outlives whatever goes wrong in the instrument: the error is logged, that client is dropped, the next one is served.
+A client that does not read holds up nobody but itself: what it has not taken waits here, and while that is much,
+nothing more is taken from it.
+"""
 
 from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import selectors
 import socket
 import threading
@@ -13,6 +19,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 _SEND_TIMEOUT = 30.0  # s; a client that does not read for so long is dropped
+_PIECE = 1 << 16  # bytes taken from a client at a time
+_WAITING = 1 << 20  # bytes; with more unread than that a client is not listened to
+_CATCH_UP = 64  # pieces that are taken from a client, perhaps its last ones, before the next one is refused
+_PAUSE = 0.05  # s after an error, so that one that stays does not take the whole processor
+
+_log = logging.getLogger(__name__)
 
 
 class Service(Protocol):
@@ -90,6 +102,8 @@ class InstrumentServer:
         self._listener = socket.create_server((host, port))
         self.address: tuple[str, int] = self._listener.getsockname()[:2]
         self._client: socket.socket | None = None
+        self._unsent = bytearray()
+        self._taken = 0.0  # when the client last took something of it
         self._late: list[tuple[float, int, bytes]] = []  # heap of replies: when, in which order, what
         self._order = itertools.count()
         self._refused_until = 0.0
@@ -121,49 +135,70 @@ class InstrumentServer:
     def _serve(self) -> None:
         try:
             while not self._stopping:
-                ready = self._ready(self._patience())
-                if self._client is not None and self._client in ready:
-                    self._answer(self._client)
-                if self._listener in ready:
-                    self._accept()
-                self._send_late()
-                deadline = self._service.deadline()
-                if deadline is not None and time.monotonic() >= deadline:
-                    self._service.expired()
+                try:
+                    self._round()
+                except Exception:
+                    _log.exception("%s: its client is dropped, the next one is served", self._thread.name)
+                    self._drop_client()
+                    time.sleep(_PAUSE)
         finally:
             self._drop_client()
-            self._listener.close()  # also when an error ends the thread: nobody shall wait for an answer
+            self._listener.close()
             self._selector.close()
 
-    def _ready(self, patience: float | None) -> set[object]:
-        return {key.fileobj for key, _ in self._selector.select(patience)}
+    def _round(self) -> None:
+        """Wait until there is something to do, and do it."""
+        ready = self._ready(self._patience())
+        if self._client is not None and (events := ready.get(self._client)):
+            self._exchange(self._client, events)
+        if self._listener in ready:
+            self._accept()
+        self._send_late()
+        if self._unsent and time.monotonic() - self._taken > _SEND_TIMEOUT:
+            self._drop_client()
+        deadline = self._service.deadline()
+        if deadline is not None and time.monotonic() >= deadline:
+            self._service.expired()
+
+    def _ready(self, patience: float | None) -> dict[object, int]:
+        return {key.fileobj: events for key, events in self._selector.select(patience)}
 
     def _patience(self) -> float | None:
         times = [due for due, _, _ in self._late[:1]]
         deadline = self._service.deadline()
         if deadline is not None:
             times.append(deadline)
+        if self._unsent:
+            times.append(self._taken + _SEND_TIMEOUT)
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
         # a client that has just closed and comes again must not be taken for a second one
-        while self._client is not None and self._client in self._ready(0):
-            self._answer(self._client)
+        for _ in range(_CATCH_UP):
+            if self._client is None or not (events := self._ready(0).get(self._client)):
+                break
+            self._exchange(self._client, events)
         if self._client is not None or time.monotonic() < self._refused_until:
             connection.close()
             return
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.settimeout(_SEND_TIMEOUT)
-        self._client = connection
+        connection.setblocking(False)
         self._selector.register(connection, selectors.EVENT_READ)
-        self._on_client(True)
+        self._client = connection
+        self._tell(connected=True)
         self._wire.connected()
 
-    def _answer(self, client: socket.socket) -> None:
-        """Take what the client has sent and answer; a client that is gone, however it went, is forgotten."""
+    def _exchange(self, client: socket.socket, events: int) -> None:
+        """Send what waits, take what the client has sent and answer; one that is gone, however, is forgotten."""
+        if events & selectors.EVENT_WRITE:
+            self._push(client)
+        if self._client is None or not events & selectors.EVENT_READ:
+            return
         try:
-            data = client.recv(1 << 18)
+            data = client.recv(_PIECE)
+        except (BlockingIOError, InterruptedError):
+            return
         except OSError:
             data = b""
         if not data:
@@ -190,15 +225,37 @@ class InstrumentServer:
     def _send(self, data: bytes) -> None:
         if self._client is None or not data:
             return
+        if not self._unsent:
+            self._taken = time.monotonic()
+        self._unsent += data
+        self._push(self._client)
+
+    def _push(self, client: socket.socket) -> None:
+        """Send as much as the client takes now."""
         try:
-            self._client.sendall(data)
+            sent = client.send(self._unsent) if self._unsent else 0
+        except (BlockingIOError, InterruptedError):
+            sent = 0
         except OSError:
             self._drop_client()
+            return
+        if sent:
+            del self._unsent[:sent]
+            self._taken = time.monotonic()
+        listening = selectors.EVENT_READ if len(self._unsent) <= _WAITING else 0
+        self._selector.modify(client, listening | (selectors.EVENT_WRITE if self._unsent else 0))
 
     def _drop_client(self) -> None:
         if self._client is not None:
             self._selector.unregister(self._client)
             self._client.close()
             self._client = None
+            self._unsent.clear()
             self._late.clear()
-            self._on_client(False)
+            self._tell(connected=False)
+
+    def _tell(self, connected: bool) -> None:
+        try:
+            self._on_client(connected)
+        except Exception:  # such as a full disk under the log
+            _log.exception("%s: cannot be told that a client has come or gone", self._thread.name)

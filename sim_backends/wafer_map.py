@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 Site = tuple[int, int]  # column, row; columns grow to the right, rows upwards
 
 START_POINTS = ("ul", "ur", "ll", "lr")
 PRIORITIES = ("r", "c", "wr", "wc")
+BINS = 256
+"""Bins have numbers below that."""
 
 
 class WaferMap:
@@ -72,7 +75,7 @@ class WaferMap:
         Raises
         ------
         ValueError
-            If the text is neither.
+            If the text is neither, or there is no such bin.
         """
         word = text.strip().lower()
         if word == "unbinned":
@@ -83,5 +86,11 @@ class WaferMap:
             numbers = set()
             for part in word.split(","):
                 low, _, high = part.strip().partition("-")
-                numbers |= set(range(int(low), int(high or low) + 1))
+                numbers |= set(range(_bin(low), _bin(high or low) + 1))
         return [site for site, number in self.bins.items() if number in numbers]
+
+
+def _bin(text: str) -> int:
+    if not re.fullmatch(r"\s*\d{1,9}\s*", text, re.ASCII) or int(text) >= BINS:
+        raise ValueError(f"{text!r} is no bin; these are 0 to {BINS - 1}")
+    return int(text)

@@ -164,8 +164,10 @@ class TestScpi:
         kepco.connected()
         assert kepco.receive(b"OUTP?\n") == b"0\n", "half a line of the last client is forgotten"
 
-    def test_a_line_without_end(self, supply):
-        supply.kepco.receive(b"X" * 5000)
+    def test_a_line_that_is_too_long_is_thrown_away_up_to_its_end(self, supply):
+        for piece in (b"X" * 5000, b"X" * 5000, b";OUTP 1;"):
+            assert supply.kepco.receive(piece) == b""
+        assert supply.kepco.receive(b":OUTP 1\nOUTP?\n") == b"0\n"
         assert supply.errors() == [-363]
 
     @given(st.binary(max_size=60))

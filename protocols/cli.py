@@ -16,11 +16,29 @@ from protocols.user_errors import for_the_user
 
 app = typer.Typer(
     name="xbar",
-    help="Program and read emerging-memory crossbar dies at a probe station, real or simulated.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        from protocols.console import say
+        from xbarlab import __version__
+
+        say(f"xbarlab {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def xbar(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say which version this is.")
+    ] = False,
+) -> None:
+    """Program and read emerging-memory crossbar dies at a probe station, real or simulated."""
+
 
 Out = Annotated[Path | None, typer.Option(help="Folder for record and report; the same folder goes on where it ended.")]
 StationFile = Annotated[
@@ -384,6 +402,9 @@ def _check_writable(path: Path) -> None:
 
 def main() -> None:
     """Entry point: errors a user can act on are one message, exit status 1; anything else is a traceback."""
+    from xbarlab.command import check_rooms
+
+    check_rooms()
     heed_interrupt()
     with steady():
         try:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-#: Errors defined in these packages are written for the user.
-ROOMS = ("instruments", "sim_backends", "mapping", "protocols", "analysis")
+import sys
+from pathlib import Path
+
+#: Errors defined in files below are written for the user. By place: anybody's own package may be called `analysis`.
+ROOMS = [
+    Path(__file__).resolve().parent.parent / room
+    for room in ("instruments", "sim_backends", "mapping", "protocols", "analysis")
+]
 
 
 def for_the_user(error: Exception) -> bool:
     """Whether an error says what to do; anything else is shown with where it came from."""
-    return type(error).__module__.partition(".")[0] in ROOMS
+    file = getattr(sys.modules.get(type(error).__module__), "__file__", None)
+    return file is not None and any(room in Path(file).resolve().parents for room in ROOMS)

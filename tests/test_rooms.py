@@ -13,6 +13,7 @@ ALLOWED = {
     "mapping": ("mapping", "sim_backends.array"),
     "analysis": ("analysis", "mapping", "sim_backends.array"),
     "protocols": ("protocols", "analysis", "mapping", "instruments", "sim_backends.array"),
+    "xbarlab": ("xbarlab",),  # loads the others only when it is asked to
 }
 
 LOAD_ALL = """

@@ -19,11 +19,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from analysis.pulse_checks import check_pulse
 from analysis.record_data import DamagedError, get_dataset, put_dataset, seal, to_json
 from analysis.record_lock import RecordError, RecordLock
 from analysis.record_steps import Steps
 
-_BATCH = "id, run, die, time, tester, actions, after_step, power_on"
+_BATCH = "id, run, die, time, tester, actions, after_step, power_on, last_seq"
 _PULSE = "kernel, amplitude, width, count, scheme, shape, mask"
 
 
@@ -47,7 +48,8 @@ class Pulse:
 class Batch:
     """Pulses that were committed together.
 
-    `actions`: what the tester had executed before (None: it does not count), `power_on`: since when (None: unknown).
+    `actions`: what the tester had executed before (None: it does not count), `power_on`: since when (None: unknown),
+    `last_seq`: the number of the last frame that it had executed.
     """
 
     id: int
@@ -57,6 +59,7 @@ class Batch:
     actions: int | None
     kernels: tuple[int, ...]
     power_on: str | None = None
+    last_seq: int | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,8 @@ class Ledger(Steps):
         tester: str = "",
         actions: int | None = None,
         power_on: str | None = None,
+        last_seq: int | None = None,
+        shape: tuple[int, int, int] | None = None,
     ) -> int:
         """Commit pulses that are about to be fired; it survives a power cut when this returns.
 
@@ -107,24 +112,36 @@ class Ledger(Steps):
             How many pulse frames the tester had executed before; lets `settle` find out after a crash.
         power_on : str or None
             What the tester calls the time since it was switched on, in which it counts; None if it does not tell.
+        last_seq : int or None
+            Number of the last pulse frame that it had executed; None if it does not tell.
+        shape : (int, int, int) or None
+            Kernels, rows and columns of the die; a pulse at cells beyond them is refused.
 
         Returns
         -------
         int
             Number of the batch.
+
+        Raises
+        ------
+        PulseError
+            For a pulse that no tester could fire; nothing is committed.
         """
-        rows = [_pulse_row(pulse) for pulse in pulses]
+        given = list(pulses)
+        for pulse in given:
+            check_pulse(pulse, shape)
+        kernels, rows = None if shape is None else shape[0], [_pulse_row(pulse) for pulse in given]
         with self._transaction(durable=True) as db:
             batch, step = db.execute(
                 "SELECT COALESCE(MAX(id), 0) + 1, (SELECT COALESCE(MAX(id), 0) FROM steps) FROM batches"
             ).fetchone()
-            row = (batch, run, die, time.time(), tester, actions, step, power_on)
+            row = (batch, run, die, time.time(), tester, actions, step, power_on, last_seq)
             db.execute(
-                f"INSERT INTO batches ({_BATCH}, seal) VALUES (?,?,?,?,?,?,?,?,?)", (*row, _batch_seal(row, rows))
+                f"INSERT INTO batches ({_BATCH}, seal) VALUES (?,?,?,?,?,?,?,?,?,?)", (*row, _batch_seal(row, rows))
             )
             db.executemany(
-                f"INSERT INTO pulses (batch, position, {_PULSE}) VALUES (?,?,?,?,?,?,?,?,?)",
-                [(batch, position, *pulse) for position, pulse in enumerate(rows)],
+                f"INSERT INTO pulses (batch, position, {_PULSE}, kernels) VALUES (?,?,?,?,?,?,?,?,?,?)",
+                [(batch, position, *pulse, kernels) for position, pulse in enumerate(rows)],
             )
         return int(batch)
 
@@ -153,14 +170,14 @@ class Ledger(Steps):
     def unfired(self, die: str) -> list[Batch]:
         """Batches that were committed and neither confirmed nor settled; their cells are read before any pulse."""
         rows = self._rows(
-            "SELECT id, run, die, tester, actions, power_on FROM batches "
+            "SELECT id, run, die, tester, actions, power_on, last_seq FROM batches "
             "WHERE die=? AND fired IS NULL AND settled IS NULL ORDER BY id",
             (die,),
         )
         kernels = "SELECT kernel FROM pulses WHERE batch=? ORDER BY position"
         return [
-            Batch(batch, run, name, tester, actions, tuple(k for (k,) in self._rows(kernels, (batch,))), power_on)
-            for batch, run, name, tester, actions, power_on in rows
+            Batch(batch, run, name, tester, actions, tuple(k for (k,) in self._rows(kernels, (batch,))), *told)
+            for batch, run, name, tester, actions, *told in rows
         ]
 
     def pulses(self, die: str) -> list[Pulse]:
@@ -216,6 +233,9 @@ class Ledger(Steps):
         total = known.total.copy()
         for intent in new:
             if intent.fired is not False:
+                if intent.pulse.kernel >= shape[0] or intent.pulse.mask.shape != shape[1:]:
+                    what = f"pulses kernel {intent.pulse.kernel} of {list(intent.pulse.mask.shape)} cells"
+                    raise self._damaged_batch(intent.batch, die, f"{what}, the die has {list(shape)}")
                 total[intent.pulse.kernel] += intent.pulse.mask * max(0, intent.pulse.count)  # schema 3 held others
         if new:
             self._doses[die] = _Sum(total.copy(), new[-1].batch, settled)
@@ -274,6 +294,6 @@ def _pulse(row: tuple[Any, ...]) -> Pulse:
 
 
 def _batch_seal(row: tuple[Any, ...], pulses: list[tuple[Any, ...]]) -> str:
-    """The seal of a batch; without a power-on id it is what it was in records of schema 3."""
-    fields = row if row[-1] is not None else row[:-1]
+    """The seal of a batch; without what the tester tells of itself it is what it was in records of schema 3."""
+    fields = row if row[-2:] != (None, None) else row[:-2]
     return seal(*fields, *((*pulse[:-1], pulse[-1].hex()) for pulse in pulses))

@@ -122,7 +122,10 @@ class Record(Runs, Ledger):
 
 _STEPS = ("id, run, protocol, die, name, function, source, inputs_digest, inputs, started, ended, verdict, attrs, "
           "variables, seal, superseded_by")  # fmt: skip
-_BATCHES = "id, run, die, time, tester, actions, power_on, after_step, seal, fired, settled, settled_by, frames"
+_BATCHES = (
+    "id, run, die, time, tester, actions, power_on, last_seq, after_step, seal, fired, settled, settled_by, frames"
+)
+_PULSES = "batch, position, kernel, amplitude, width, count, scheme, shape, mask"
 #: Fills a new record from the attached `lot`, as that was before `:run` began. What came when is told by numbers, for
 #: clocks jump.
 _COPY = (
@@ -134,7 +137,7 @@ _COPY = (
     "UPDATE steps SET superseded_by = NULL WHERE superseded_by >= :run",
     f"INSERT INTO batches SELECT {_BATCHES} FROM {{batches}} WHERE run < :run",
     "UPDATE batches SET settled = NULL, settled_by = NULL, frames = NULL WHERE settled_by >= :run",
-    "INSERT INTO pulses SELECT * FROM lot.pulses WHERE batch IN (SELECT id FROM batches)",
+    f"INSERT INTO pulses ({_PULSES}) SELECT {_PULSES} FROM lot.pulses WHERE batch IN (SELECT id FROM batches)",
     "INSERT INTO readings SELECT * FROM lot.readings WHERE batch IN (SELECT id FROM batches)",
     "INSERT INTO arrays SELECT * FROM lot.arrays WHERE hash IN ("
     "SELECT json_extract(v.value, '$[4]') FROM steps, json_each(steps.variables) v UNION "

@@ -14,10 +14,13 @@ SCHEMA_VERSION = 4
 #: reads "[rows, columns]" (SQLite's functions for JSON are not allowed in a constraint).
 _ROWS, _COLUMNS = "CAST(substr(shape, 2) AS INTEGER)", "CAST(substr(shape, instr(shape, ',') + 1) AS INTEGER)"
 PULSE_HOLDS = (
-    "typeof(kernel) = 'integer' AND kernel >= 0 AND typeof(count) = 'integer' AND count >= 1 "
-    "AND typeof(amplitude) = 'real' AND abs(amplitude) < 1e6 AND typeof(width) = 'real' AND width >= 0 AND width < 1e6 "
+    "typeof(kernel) = 'integer' AND kernel >= 0 "
+    "AND typeof(count) = 'integer' AND count >= 1 AND count <= 1000000 "
+    "AND typeof(amplitude) = 'real' AND abs(amplitude) <= 100.0 "
+    "AND typeof(width) = 'real' AND width >= 0.0 AND width <= 1e5 "
     f"AND shape = '[' || {_ROWS} || ', ' || {_COLUMNS} || ']' AND {_ROWS} >= 1 AND {_COLUMNS} >= 1 "
-    f"AND typeof(mask) = 'blob' AND length(mask) = ({_ROWS} * {_COLUMNS} + 7) / 8"
+    f"AND typeof(mask) = 'blob' AND length(mask) = ({_ROWS} * {_COLUMNS} + 7) / 8 "
+    "AND mask <> zeroblob(length(mask))"
 )
 
 #: Tables that are as they were in version 3, with their indexes.
@@ -43,6 +46,8 @@ CREATE INDEX readings_of_batch ON readings (batch);
 """
 
 #: Tables of version 4. `power_on`: the tester's power-on id when the batch was committed (NULL: it tells none).
+#: `last_seq`: the number of the last pulse frame that it had executed (NULL: it does not count). `kernels`: how many
+#: the die has, where that is known.
 #: `settled_by`: the run that found out what became of the batch.
 NEW = f"""
 CREATE TABLE steps (
@@ -53,16 +58,17 @@ CREATE TABLE steps (
 CREATE INDEX steps_of_die ON steps (die, protocol, id);
 CREATE TABLE batches (
   id INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES runs, die TEXT NOT NULL, time REAL NOT NULL,
-  tester TEXT NOT NULL, actions INTEGER, power_on TEXT, after_step INTEGER NOT NULL, seal TEXT NOT NULL,
-  fired REAL, settled REAL, settled_by INTEGER, frames INTEGER CHECK (frames >= 0));
+  tester TEXT NOT NULL, actions INTEGER, power_on TEXT, last_seq INTEGER, after_step INTEGER NOT NULL,
+  seal TEXT NOT NULL, fired REAL, settled REAL, settled_by INTEGER, frames INTEGER CHECK (frames >= 0));
 CREATE INDEX batches_of_die ON batches (die, id);
 CREATE INDEX batches_settled ON batches (die) WHERE settled IS NOT NULL;
 CREATE TABLE pulses (
   batch INTEGER NOT NULL REFERENCES batches, position INTEGER NOT NULL, kernel INTEGER NOT NULL,
   amplitude REAL NOT NULL, width REAL NOT NULL, count INTEGER NOT NULL, scheme TEXT, shape TEXT NOT NULL,
-  mask BLOB NOT NULL,
+  mask BLOB NOT NULL, kernels INTEGER,
   PRIMARY KEY (batch, position),
-  CONSTRAINT "a pulse that cannot be" CHECK ({PULSE_HOLDS}));
+  CONSTRAINT "a pulse that cannot be" CHECK ({PULSE_HOLDS}),
+  CONSTRAINT "a kernel that the die has not" CHECK (kernels IS NULL OR kernel < kernels));
 """
 
 SCHEMA = UNCHANGED + NEW

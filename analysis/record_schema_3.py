@@ -47,7 +47,7 @@ _STEPS = (
     "AS name, function, source, inputs_digest, inputs, started, ended, verdict, attrs, variables, seal, superseded_by"
 )
 _BATCHES = (
-    "id, run, die, time, tester, actions, NULL AS power_on, after_step, seal, fired, settled, "
+    "id, run, die, time, tester, actions, NULL AS power_on, NULL AS last_seq, after_step, seal, fired, settled, "
     "CASE WHEN settled IS NOT NULL THEN COALESCE((SELECT MAX(r.id) FROM {schema}.runs r WHERE r.id >= b.run "
     "AND r.started <= b.settled), b.run) END AS settled_by, frames"
 )
@@ -96,7 +96,7 @@ def _convert(database: sqlite3.Connection) -> None:
         f"INSERT INTO main.batches SELECT {_BATCHES.format(schema='main')} FROM temp.old_batches b ORDER BY id"
     )
     _move_impossible(database)
-    database.execute("INSERT INTO main.pulses SELECT * FROM temp.old_pulses ORDER BY batch, position")
+    database.execute("INSERT INTO main.pulses SELECT *, NULL FROM temp.old_pulses ORDER BY batch, position")
     for table in ("steps", "batches", "pulses"):
         database.execute(f"DROP TABLE temp.old_{table}")
     database.execute(f"PRAGMA main.user_version={SCHEMA_VERSION}")

@@ -6,6 +6,8 @@ Plain functions over `ArrayCapabilities`, so a driver refuses with them and a pl
 from __future__ import annotations
 
 import math
+import numbers
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -49,6 +51,20 @@ def applied_read_voltage(caps: ArrayCapabilities, voltages: ArrayLike) -> FloatA
     return read_codes(caps, voltages).astype(np.float64) * caps.dac_lsb
 
 
+def check_amplitude(caps: ArrayCapabilities, amplitude: float) -> float:
+    """`amplitude` (V) of a pulse if it lies within `v_min` and `v_max`."""
+    volts = check_number("pulse amplitude", amplitude)
+    pulse_code(caps, volts)
+    return volts
+
+
+def check_width(caps: ArrayCapabilities, width: float) -> float:
+    """`width` (s) of a pulse if the tester can do exactly that."""
+    seconds = check_number("pulse width", width)
+    pulse_width_ns(caps, seconds)
+    return seconds
+
+
 def pulse_width_ns(caps: ArrayCapabilities, width: float) -> int:
     """Whole nanoseconds of a pulse of `width` (s).
 
@@ -89,6 +105,37 @@ def check_range(caps: ArrayCapabilities, current_range: int) -> int:
 def check_count(caps: ArrayCapabilities, count: int) -> int:
     """`count` of pulses if it lies within 1 and `count_max`."""
     return _between("pulse count", count, 1, caps.count_max, "count_max")
+
+
+def check_cell(caps: ArrayCapabilities, row: int, column: int) -> tuple[int, int]:
+    """`row` and `column` of a cell of a kernel, counted from 0."""
+    return _index("row", row, caps.rows), _index("column", column, caps.columns)
+
+
+def check_steps(caps: ArrayCapabilities, voltages: ArrayLike) -> FloatArray:
+    """Voltages ``[n]`` (V) that a sweep steps through, all within `v_min` and `v_max`."""
+    try:
+        steps = np.array(voltages, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise LimitError(f"the voltages of a sweep must be numbers ({error})") from error
+    if steps.ndim != 1 or steps.size < 2:
+        raise LimitError(f"the voltages of a sweep must be a list of at least two; these are {list(steps.shape)}")
+    slack = _SLACK * max(abs(caps.v_min), abs(caps.v_max))
+    beyond = ~((steps >= caps.v_min - slack) & (steps <= caps.v_max + slack))
+    if beyond.any():
+        raise LimitError(
+            f"a sweep to {steps[beyond][0]:g} V is beyond v_min and v_max, {caps.v_min:g} V to {caps.v_max:g} V "
+            "(pulse_limit): lower the voltage"
+        )
+    return steps
+
+
+def check_number(name: str, value: Any) -> float:
+    """`value` as a float if it is one finite number; a bool or a text is none."""
+    real = isinstance(value, numbers.Real | np.number) and not isinstance(value, bool | np.complexfloating)
+    if not real or not math.isfinite(value):
+        raise LimitError(f"{name} must be a finite number; this one is {value!r}")
+    return float(value)
 
 
 def check_averages(caps: ArrayCapabilities, averages: int) -> int:
@@ -158,6 +205,7 @@ def _index(name: str, value: int, available: int) -> int:
 
 
 def _between(name: str, value: int, low: int, high: int, limit: str) -> int:
-    if int(value) != value or not low <= value <= high:
+    whole = check_number(name, value)
+    if whole != int(whole) or not low <= whole <= high:
         raise LimitError(f"{name} {value} is outside {low}..{high} ({limit})")
-    return int(value)
+    return int(whole)

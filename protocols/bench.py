@@ -5,8 +5,8 @@ Order, always (a needle on a live line can destroy a die):
 * leave: `instruments.order.leave`: lines to hard ground, separate, read back that the needles are off, field down;
 * move: interlocks, separated, step, the index read back must be the one planned;
 * enter: contact, read back, lines to hard ground, electrical contact check with bounded retries (each a little deeper,
-  as far as the prober may go), limits read back, watchdog on, what an interrupted batch did is asked and read,
-  fingerprint;
+  as far as the prober may go; never at a die that shows that it is touched, see `protocols.contact`), limits read back,
+  watchdog on, what an interrupted batch did is asked and read, fingerprint;
 * abort: as leave, every action in its own try, order kept.
 """
 
@@ -14,85 +14,49 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
-import xarray as xr
 
-from analysis.record import Batch, Pulse, Record
-from instruments import order
-from instruments.roles import (
-    ArrayTester,
-    CellSweeper,
-    DieSite,
-    FieldSource,
-    InstrumentError,
-    Prober,
-    PulseNotFiredError,
-    SweptCell,
-    UnknownOutcomeError,
-    ZState,
-)
+from analysis.record import Record
+from instruments import limits, order
+from instruments.roles import ArrayTester, FieldSource, FloatArray, InstrumentError, LimitError, Prober, ZState
 from protocols import analog_fingerprint, fingerprint
+from protocols.contact import (
+    CONDUCTING_SHARE,
+    CONDUCTION,
+    ContactCheck,
+    conducting_share,
+    leakage,
+    small_conductance,
+)
+from protocols.die import Die, DieFault, DoseError, NoContactError, WrongDieError
+from protocols.ledgered_tester import DOSE_LIMIT, LedgeredTester
 from protocols.reading import read_ranging
 
-log = logging.getLogger(__name__)
-T = TypeVar("T")
+__all__ = [
+    "DOSE_LIMIT",
+    "Bench",
+    "ContactCheck",
+    "Die",
+    "DieFault",
+    "DoseError",
+    "LedgeredTester",
+    "NoContactError",
+    "WrongDieError",
+]
 
-#: A contacted die has at least this share of conducting cells in the kernels that are looked at (assumed; a die
-#: with that many open cells is no use either).
-CONDUCTING_SHARE = 0.5
-#: A cell conducts above this (S): well below AP (about 77 uS) and above the offset of a board without contact.
-CONDUCTING = 20e-6
+log = logging.getLogger(__name__)
+
 #: Seconds without a word after which a tester grounds its lines by itself, where somebody keeps it quiet (assumed).
 WATCHDOG = 2.0
-#: Pulses to a cell over its whole life by the record's ledger that the bench lets through (assumed).
-DOSE_LIMIT = 10_000
-#: Bias scheme of sweeps, as the record has it: it is not one of those that pulses have.
-SWEPT = "V/3, sweep"
-#: Seconds before each new attempt at a pulse that the tester says it did not fire (busy, request lost).
-NOT_FIRED_PAUSES = (0.1, 0.3, 1.0)
 
 
-class DieFault(InstrumentError):
-    """Something is wrong with this die or with the needles on it; other dies may be in order."""
-
-
-class NoContactError(DieFault):
-    """The needles are up by the prober's word, but the die does not conduct."""
-
-
-class DoseError(DieFault):
-    """A cell would get more pulses over its life than it may."""
-
-
-class WrongDieError(InstrumentError):
-    """The die under the needles is not the one that was measured before at this place."""
-
-
-@dataclass(frozen=True)
-class Die:
-    """A die of the lot: its name in the record and its place on the wafer."""
-
-    name: str
-    site: DieSite
-    index: int
-
-
-@dataclass(frozen=True)
-class ContactCheck:
-    """Share of conducting cells in the kernels looked at, and how often contact was made for it."""
-
-    conducting: float
-    attempts: int
-
-    @property
-    def passed(self) -> bool:
-        """Whether enough cells conduct."""
-        return self.conducting >= CONDUCTING_SHARE
+#: How often a step that waits looks whether it may go on (s).
+LOOK_EVERY = 0.2
+#: Longest that a step may wait (s): a month is a mistake in the unit.
+WAIT_MAX = 31 * 86400.0
 
 
 class Lease(Protocol):
@@ -103,206 +67,6 @@ class Lease(Protocol):
 
     def rest(self) -> None:
         """The needles are up and the outputs off: silence is harmless."""
-
-
-class LedgeredTester:
-    """An `ArrayTester` whose pulses are committed to the record before they are fired.
-
-    Everything else is the tester's own; a protocol never holds the tester itself.
-    """
-
-    def __init__(
-        self, tester: ArrayTester, record: Record, run: int, check: Callable[[], None], dose_limit: int
-    ) -> None:
-        self._tester, self._record, self._run = tester, record, run
-        self._check, self._dose_limit = check, dose_limit
-        self._identity = ""
-        self.die = ""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._tester, name)
-
-    def fire(self, pulses: Sequence[Pulse]) -> int | None:
-        """Commit a batch of pulses, fire them in order, note that all were answered.
-
-        Returns
-        -------
-        Number of the batch in the record, for `keep_readings`; None if no cell is selected.
-
-        Raises
-        ------
-        DoseError, InterlockError
-            Nothing was fired.
-        PulseNotFiredError
-            The tester did not fire one of them, however often it was asked; those before it were fired.
-        UnknownOutcomeError
-            Whether one of them was fired cannot be found out now; the bench asks when it comes back to the die.
-        """
-        pulses = [pulse for pulse in pulses if pulse.mask.any()]
-        if not pulses:
-            return None
-        batch, actions = self._intend(pulses)
-        for place, each in enumerate(pulses):
-            how = {"count": each.count, **_under(each.scheme)}
-            shot = partial(self._tester.pulse, each.kernel, each.mask, each.amplitude, each.width, **how)
-            self._shoot(batch, actions + place, shot)
-        self._record.fired(batch)
-        return batch
-
-    def keep_readings(self, batch: int | None, g: np.ndarray) -> None:
-        """Keep the conductances ``[kernel, row, column]`` (S, NaN where not read) that were read after a batch."""
-        if batch is None:
-            return
-        kernels = np.flatnonzero(~np.isnan(g).all(axis=(1, 2)))
-        values = ("kernel", "row", "column"), g[kernels].astype(np.float32), {"units": "S"}
-        self._record.keep_readings(batch, xr.Dataset({"g": values}, coords={"kernel": kernels}))
-
-    def dose(self) -> np.ndarray:
-        """Pulses that every cell of the die has had in this lot, ``[kernel, row, column]``, as an upper bound."""
-        capabilities = self._tester.capabilities()
-        return self._record.dose(self.die, (capabilities.kernels, capabilities.rows, capabilities.columns))
-
-    def pulse(
-        self,
-        kernel: int,
-        mask: np.ndarray,
-        amplitude: float,
-        width: float,
-        *,
-        count: int = 1,
-        scheme: str | None = None,
-    ) -> None:
-        """As `ArrayTester.pulse`, committed first."""
-        self.fire([Pulse(kernel, mask, amplitude, width, count, scheme)])
-
-    def pulse_and_read(
-        self,
-        kernel: int,
-        mask: np.ndarray,
-        amplitude: float,
-        width: float,
-        read_voltage: float,
-        *,
-        count: int = 1,
-        current_range: int = 0,
-        averages: int = 1,
-        scheme: str | None = None,
-    ) -> np.ndarray:
-        """As `ArrayTester.pulse_and_read`, committed first; what was read is kept with the batch."""
-        if not mask.any():
-            raise ValueError("no cell is selected; read without a pulse instead")
-        batch, actions = self._intend([Pulse(kernel, mask, amplitude, width, count, scheme)])
-        how: dict[str, Any] = {"current_range": current_range, "averages": averages}
-        pulsed = {"count": count, **_under(scheme)}
-        shot = partial(self._tester.pulse_and_read, kernel, mask, amplitude, width, read_voltage, **pulsed, **how)
-        currents = self._shoot(batch, actions, shot)
-        self._record.fired(batch)
-        if currents is None:  # fired, and what it read was lost
-            currents = self._tester.read(kernel, read_voltage, mask=mask, **how)
-        read = {"current": (("row", "column"), currents.astype(np.float32), {"units": "A"})}
-        self._record.keep_readings(batch, xr.Dataset(read, attrs={"kernel": kernel, "v_read": read_voltage}))
-        return currents
-
-    def can_sweep(self) -> bool:
-        """Whether the tester takes current-voltage curves."""
-        return isinstance(self._tester, CellSweeper)
-
-    def sweep(
-        self, kernel: int, row: int, column: int, voltage: np.ndarray, *, compliance: float, dwell: float
-    ) -> tuple[int, SweptCell]:
-        """As `CellSweeper.sweep`, committed first: as one pulse of its highest voltage and whole duration.
-
-        Returns
-        -------
-        Number of the batch in the record, for `keep_readings`, and the curve.
-        """
-        self._tester.check_sweep(voltage, compliance, dwell)  # type: ignore[attr-defined]
-        capabilities = self._tester.capabilities()
-        mask = np.zeros((capabilities.rows, capabilities.columns), bool)
-        mask[row, column] = True
-        stress = Pulse(kernel, mask, float(voltage[-1]), 2 * voltage.size * dwell, 1, SWEPT)
-        batch, _ = self._intend([stress], counted=False)
-        how: dict[str, Any] = {"compliance": compliance, "dwell": dwell}
-        curve = self._tester.sweep(kernel, row, column, voltage, **how)  # type: ignore[attr-defined]
-        self._record.fired(batch)
-        return batch, curve
-
-    def settle(self, batch: Batch) -> int | None:
-        """Find out how much of a batch that was cut in the middle was fired, by the tester's own count.
-
-        Returns
-        -------
-        Pulse frames of the batch that were executed; None if the tester cannot tell: it was restarted, it is another
-        one, or other dies were pulsed meanwhile, which would hide a restart.
-        """
-        frames, now = None, self._tester.last_action()[1]
-        later = any(self._record.intents(die, after=batch.id) for die in self._record.dies())
-        same = batch.tester == self.identity() and now > 0  # 0: maybe restarted
-        if batch.actions is not None and same and not later:
-            done = now - batch.actions
-            frames = done if 0 <= done <= len(batch.kernels) else None
-        self._record.settle(batch.id, frames)
-        return frames
-
-    def identity(self) -> str:
-        """Who the tester says it is; asked once."""
-        self._identity = self._identity or self._tester.identify()
-        return self._identity
-
-    def _shoot(self, batch: int, actions: int, shot: Callable[[], T]) -> T | None:
-        """Fire one pulse frame, before which the tester had executed `actions`; returns what `shot` does.
-
-        If the tester says that it fired nothing, the same intent is tried again, a few times, each time after the
-        tester's count has been asked once more: that is no repetition. None if the count says that it was fired late.
-        """
-        for pause in NOT_FIRED_PAUSES:
-            try:
-                return shot()
-            except PulseNotFiredError as error:
-                log.warning("%s: tried again in %g s: %s", self.die, pause, error)
-                self._record.event(self._run, "not_fired", str(error), self.die, batch=batch)
-            time.sleep(pause)
-            self._check()
-            now = self._tester.last_action()[1]
-            if now == actions + 1:
-                return None
-            if now != actions:
-                raise UnknownOutcomeError(
-                    f"{self.die}: the tester has fired {now} pulse frames, expected were {actions}: it was restarted "
-                    f"or another program uses it. All pulses of batch {batch} count as fired; see that nobody else is "
-                    "connected, then go on"
-                )
-        try:
-            return shot()
-        except PulseNotFiredError as error:
-            raise PulseNotFiredError(
-                f"{self.die}: the tester did not fire a pulse in {len(NOT_FIRED_PAUSES) + 1} attempts, last: {error} "
-                "See to its cable and supply; the pulses that were fired before are in the record"
-            ) from error
-
-    def _intend(self, pulses: Sequence[Pulse], *, counted: bool = True) -> tuple[int, int]:
-        """Commit a batch that may be fired; its number, and how many pulse frames the tester had executed before.
-
-        What the tester does not count (`counted`) is taken for done if it is cut.
-        """
-        self._check()
-        dose = self.dose()
-        for pulse in pulses:
-            dose[pulse.kernel] += pulse.mask * pulse.count
-        if dose.max() > self._dose_limit:
-            kernel, row, column = (int(i) for i in np.unravel_index(dose.argmax(), dose.shape))
-            raise DoseError(
-                f"{self.die}: cell [{row}, {column}] of kernel {kernel} would have had {dose.max()} pulses, more than "
-                f"{self._dose_limit} over its life. Nothing was fired. Take it out of the schedule, or skip the die"
-            )
-        actions = self._tester.last_action()[1]
-        known = actions if counted else None
-        return self._record.intend(self._run, self.die, pulses, tester=self.identity(), actions=known), actions
-
-
-def _under(scheme: str | None) -> dict[str, Any]:
-    """The bias scheme as an argument, for testers of passive arrays only."""
-    return {} if scheme is None else {"scheme": scheme}
 
 
 class Bench:
@@ -326,6 +90,17 @@ class Bench:
         Makes the station safe when all else fails; by default the order of `instruments.order.abort`.
     report
         Shows progress.
+    let_pass
+        Lets time (s) pass in a step that waits; by default that of the wall clock.
+
+    Attributes
+    ----------
+    contact
+        How contact is found at the dies that are entered.
+    contact_check
+        How it was found at this one.
+    waited
+        Seconds that steps have waited.
     """
 
     def __init__(
@@ -342,22 +117,54 @@ class Bench:
         lease: Lease | None = None,
         make_safe: Callable[[], None] | None = None,
         report: Callable[[str, float], None] = lambda text, share: None,
+        let_pass: Callable[[float], None] | None = None,
     ) -> None:
-        self.prober = prober
+        self.prober, self._tester = prober, tester
         self.array = LedgeredTester(tester, record, run, self.check_interlocks, dose_limit)
         self.die: Die | None = None
+        self.contact = CONDUCTION
         self.contact_check = ContactCheck(0.0, 0)
+        self.waited = 0.0
+        self._found_by = CONDUCTION
+        self._air: FloatArray | None = None  # what is measured with the needles up (S); None: not looked at
         self._parts = order.Parts([tester], prober, field)
         self._ready = False
         self._record, self._run = record, run
         self._v_check, self._contact_attempts = v_check, contact_attempts
         self._lease, self._make_safe, self._report = lease, make_safe, report
+        self._let_pass = self._wait_by_the_clock if let_pass is None else let_pass
 
     def report(self, text: str, share: float) -> None:
         """Show how far a step is (0..1); also the sign that the program is alive during long work on the host."""
         if self._lease is not None:
             self._lease.renew()
         self._report(text, share)
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass within a step (retention, relaxation, settling), needles and outputs as they are.
+
+        Progress is shown, the lease of the station is kept, and an abort is heeded. A plan counts the time as station
+        time and goes on at once; so does a replay. Between two steps there is nothing to keep: wait within one.
+
+        Raises
+        ------
+        LimitError
+            It is negative, no finite number, or longer than a month.
+        RunAborted
+            If that was asked for meanwhile.
+        """
+        total = limits.check_number("a wait (s)", seconds)
+        if not 0 <= total <= WAIT_MAX:
+            raise LimitError(f"a wait of {total:g} s is outside of 0 to {WAIT_MAX:g} s")
+        self._let_pass(total)
+        self.waited += total
+
+    def _wait_by_the_clock(self, total: float) -> None:
+        end = time.monotonic() + total
+        while (left := end - time.monotonic()) > 0:
+            self.report(f"waiting for {total:g} s", 1 - left / total)
+            time.sleep(min(left, LOOK_EVERY))
+        self.report(f"waited for {total:g} s", 1.0)
 
     def check_interlocks(self) -> None:
         """See that doors, temperature and limits are as they must be.
@@ -380,12 +187,12 @@ class Bench:
         InstrumentError
             If an interlock is open or the prober did not get there.
         """
-        if self.die == die:
+        if self.die == die and self._found_by == self.contact:
             return
         self.leave()
         self.check_interlocks()
         if not self._ready:
-            self.array.reset()  # a stop of an earlier run stays latched in the board; with the needles off it may go
+            self._tester.reset()  # a stop of an earlier run stays latched in the board; with the needles off it may go
             self._ready = True
         self.prober.goto_die(die.site)
         self.array.die = die.name
@@ -399,17 +206,17 @@ class Bench:
     def leave(self) -> None:
         """Ground all lines and lift the needles; read back that they are off."""
         if self.die is not None or self.prober.z_state() is not ZState.SEPARATED:
-            self.array.arm_watchdog(0.0)
+            self._tester.arm_watchdog(0.0)
             order.leave(self._parts)
             if self.die is not None:
                 self._record.event(self._run, "leave", f"left {self.die.name}", self.die.name)
-            self.die = None
+            self.die, self.array.die = None, ""
         if self._lease is not None:
             self._lease.rest()
 
     def abort(self) -> list[str]:
         """Make everything safe, whatever failed before; nothing is skipped. Returns what is not safe now."""
-        self.die = None
+        self.die, self.array.die = None, ""
         if self._make_safe is None:
             return order.abort(self._parts)
         fault = order.attempt("making the station safe", self._make_safe)
@@ -423,10 +230,10 @@ class Bench:
         NoContactError
             It does not, though it did when the needles came down.
         """
-        if self.die is None or not self.contact_check.passed:
+        if self.die is None or not self.contact_check.passed or self._found_by.way == "trusted":
             return
         share = self._conducting_share()
-        if share < CONDUCTING_SHARE:
+        if share < CONDUCTING_SHARE and not (self._found_by.way == "leakage" and self._leaks()[1]):
             raise NoContactError(
                 f"{self.die.name}: contact was lost: {share:.0%} of the cells looked at conduct, "
                 f"{self.contact_check.conducting:.0%} did when the needles came down. What the step measured is not "
@@ -434,24 +241,61 @@ class Bench:
             )
 
     def _touch(self) -> None:
-        """Contact with bounded retries, each a little deeper, until the die conducts; see `contact_check`."""
-        deepest = self.prober.overtravel_max()
+        """Contact with bounded retries, each a little deeper, until the die conducts; see `contact_check`.
+
+        A die that shows otherwise that it is touched, or may never have been formed, is not pressed deeper.
+        """
+        self._found_by, self._air = self.contact, None
+        way, deepest = self.contact.way, self.prober.overtravel_max()
+        if way == "leakage":
+            self._air = self._in_the_air()
+        overtravel = 0.0
         for attempt in range(1, self._contact_attempts + 1):
-            self.prober.contact(deepest * (attempt - 1) / max(1, self._contact_attempts - 1))
-            if self.prober.z_state() is not ZState.CONTACT:
-                raise InstrumentError("the prober was told to contact and reports no contact; check contact height")
-            self.array.arm_watchdog(0.0 if self._lease is None else WATCHDOG)
-            self.array.idle("hard_ground")
-            self.contact_check = ContactCheck(self._conducting_share(), attempt)
-            if self.contact_check.passed or attempt == self._contact_attempts:
+            self._lower(overtravel)
+            self.contact_check = self._look(attempt)
+            if self.contact_check.passed or self.contact_check.leaks or attempt == self._contact_attempts:
                 return
+            touched = small_conductance(self.array) if self._may_leak() and self._air is None else None
             order.leave(self._parts)
+            if touched is not None:
+                self._air = self._in_the_air()
+                if leakage(touched, self._air)[1]:
+                    continue  # at the same height: the next look will show it
+            if way != "leakage":
+                overtravel = deepest * attempt / max(1, self._contact_attempts - 1)
+
+    def _lower(self, overtravel: float) -> None:
+        self.prober.contact(overtravel)
+        if self.prober.z_state() is not ZState.CONTACT:
+            raise InstrumentError("the prober was told to contact and reports no contact; check contact height")
+        self._tester.arm_watchdog(0.0 if self._lease is None else WATCHDOG)
+        self.array.idle("hard_ground")
+
+    def _look(self, attempt: int) -> ContactCheck:
+        """What shows that the needles touch."""
+        share, (more, leaks) = self._conducting_share(), self._leaks()
+        accepted = {
+            "trusted": "the user's word",
+            "leakage": "leakage of cells that were never formed" if leaks else "",
+        }.get(self.contact.way, "")
+        return ContactCheck(share, attempt, more, leaks, accepted)
+
+    def _leaks(self) -> tuple[float, bool]:
+        """Mean leakage of the cells (S) and whether it stands out, if it is known what the air shows."""
+        return (np.nan, False) if self._air is None else leakage(small_conductance(self.array), self._air)
+
+    def _may_leak(self) -> bool:
+        """Whether a die of this kind that does not conduct may be one that was never formed."""
+        return bool(self.array.capabilities().schemes) and self.contact.way == "conduction"
+
+    def _in_the_air(self) -> FloatArray:
+        """What the tester measures with the needles up (S); lines are grounded before they come down again."""
+        measured = small_conductance(self.array)
+        self.array.idle("hard_ground")
+        return measured
 
     def _conducting_share(self) -> float:
-        capabilities = self.array.capabilities()
-        kernels = np.unique(np.linspace(0, capabilities.kernels - 1, 2).astype(int))
-        currents = np.stack([self.array.read(int(k), self._v_check) for k in kernels])
-        return float(np.mean(np.abs(currents) > CONDUCTING * self._v_check))
+        return conducting_share(self.array, self._v_check, self.contact)
 
     def _settle(self, die: Die) -> None:
         """Read the cells of batches that were cut in the middle and find out what was fired, before anything is pulsed.

@@ -25,15 +25,24 @@ WRITE = PulseSettings()
 
 @step(step_names.CHECK_CONTACT)
 @needs_no_contact
-def check_contact(bench: Bench, die: Die) -> xr.Dataset:
-    """Whether the die conducts; the bench found out when it entered. Verdict ``pass`` or ``fail``."""
+def check_contact(bench: Bench, die: Die, *, by: str = "conduction") -> xr.Dataset:
+    """Whether the needles touch the die; the bench found out when it entered. Verdict ``pass`` or ``fail``.
+
+    `by`: how that is found (`protocols.contact.ContactRule`), as the run was told (`Run.contact`).
+    """
     check = bench.contact_check
-    attrs = {
+    attrs: dict[str, Any] = {
         "verdict": "pass" if check.passed else "fail",
         "conducting": check.conducting,
         "attempts": check.attempts,
         "chuck_temperature": bench.prober.chuck_temperature(),
     }
+    if check.accepted:
+        attrs["contact"] = check.accepted
+    if np.isfinite(check.leakage):
+        attrs["leakage"] = check.leakage
+    if not check.passed:
+        attrs["reason"] = check.advice
     return xr.Dataset(attrs=attrs)
 
 

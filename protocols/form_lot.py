@@ -11,6 +11,7 @@ from mapping.array_cells import cells_of
 from mapping.forming import Forming
 from mapping.touch_up import check_writing
 from protocols.characterise import check_contact
+from protocols.contact import ContactRule
 from protocols.forming import form
 from protocols.limits import check_read_voltage, check_scheme
 from protocols.run import Run, protocol
@@ -28,6 +29,7 @@ def form_lot(
     t_width: PulseWidth = 200e-9,
     i_max: Compliance | None = None,
     scheme: str = "V/2",
+    contact: str = "leakage",
 ) -> Table:
     """Form every device by rising pulses until its resistance is low and stays so.
 
@@ -45,6 +47,10 @@ def form_lot(
         Largest current (A) that a pulse may drive into a device that has just become conducting.
     scheme : str
         Bias scheme of the pulses.
+    contact : str
+        How contact with a die is found that may conduct nowhere yet: ``leakage`` (of its cells, above what is measured
+        in the air), ``cells 0,0 7,7`` (row,column of a test structure that conducts in every state), ``trusted`` (your
+        word), ``conduction`` (of formed cells).
     """
     settings = Forming(v_start, v_step, v_cap, r_formed, width=t_width, i_max=i_max)
     check_writing(scheme)
@@ -57,6 +63,7 @@ def form_lot(
             "v_cap and v_start, or see pulse_limit in the station file"
         )
     geometry = survey.attrs["geometry"]
+    run.contact = ContactRule.parse(contact, geometry["rows"], geometry["columns"])
     chosen = np.zeros((geometry["kernels"], geometry["rows"], geometry["columns"]), bool)
     for row_at, column in cells_of(cells, geometry["rows"], geometry["columns"]):
         chosen[:, row_at, column] = True
@@ -64,7 +71,7 @@ def form_lot(
     for die in run.dies():
         row = [die.name, "could not be done"]
         with run.attempt(die):
-            if run.step(check_contact, die).attrs["verdict"] == "pass":
+            if run.step(check_contact, die, by=contact).attrs["verdict"] == "pass":
                 a = run.step(form, die, settings=settings, scheme=scheme, cells=chosen).attrs
                 row = [die.name, a["verdict"], str(int(chosen.sum())), str(a["formed"]), str(a["pulses"])]
                 row += [a.get("reason", "")]

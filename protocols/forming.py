@@ -93,12 +93,12 @@ def check_forming(bench: Bench, settings: Forming, scheme: str) -> None:
         )
     if settings.i_max is None:
         return
-    bound = getattr(bench.array, "current_bound", None)
+    bound = bench.array.current_bound(settings.cap)
     if bound is None:
         raise LimitError("i_max: this tester does not say what current its pulses can drive; set i_max none")
-    if bound(settings.cap) > settings.i_max:
+    if bound > settings.i_max:
         raise LimitError(
-            f"a pulse of {settings.cap:g} V can drive {bound(settings.cap):.3g} A, i_max is "
+            f"a pulse of {settings.cap:g} V can drive {bound:.3g} A, i_max is "
             f"{settings.i_max:.3g} A: put a larger resistor into the line and say so in the station file"
         )
 

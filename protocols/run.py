@@ -7,6 +7,7 @@ from the record and touch no hardware; from the first difference on, everything 
 
 from __future__ import annotations
 
+import logging
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -19,10 +20,12 @@ import xarray as xr
 from analysis import step_names
 from analysis.digest import describe
 from analysis.record import COMPUTED, Record, Step
+from analysis.record_values import keepable
 from instruments.roles import DieSite, InstrumentError
 from protocols import identity
 from protocols.bench import Bench, Die, DieFault, NoContactError
 from protocols.carried import Asked, carried, due_retests
+from protocols.contact import CONDUCTION
 from protocols.golden import GOLDEN, GoldenDieError, GoldenRhythm, check_golden, drifted
 from protocols.identity import Identity
 from protocols.marks import StepNameError
@@ -32,10 +35,17 @@ from protocols.marks import step as step
 from protocols.pausing import Requests
 from protocols.selection import RunSettings, chosen, golden_die
 from protocols.stopping import RunStopped, StopRequest
-from protocols.verdicts import RunVerdicts, word, word_of_step
+from protocols.verdicts import RunVerdicts, VerdictError, word, word_of_step
+
+log = logging.getLogger(__name__)
 
 #: Name under which steps of the whole lot stand in the record.
 LOT = ""
+#: What is said of a step whose result is not as it should be.
+_KEPT = (
+    "What could be kept of it is in the record: xbar resume goes on behind it and does nothing twice, unless the "
+    "function is changed"
+)
 
 
 class OpenBench(Protocol):
@@ -79,6 +89,8 @@ class Run:
         self.executed_s: dict[str, float] = {}
         #: Steps that this run did with hardware, so far; events that change the order of traffic quote it.
         self.steps_done = 0
+        #: How contact is found at the dies of this run; a protocol for dies that do not conduct yet sets another rule.
+        self.contact = CONDUCTION
         self._open_bench, self._watch, self._stop = open_bench, watch, stop
         self._requests = Requests(record, self.id, stop)
         self._verdicts = RunVerdicts(record, self.id, settings.stop_after)
@@ -328,13 +340,11 @@ class Run:
         if self._golden is not None and self._rhythm.due(die):
             self._look_at_golden(self._bench, self._golden)
         self._verdicts.touch(die)
+        self._bench.contact = self.contact
         self._bench.enter(die)
         check = self._bench.contact_check
         if not check.passed and not hasattr(function, "__needs_no_contact__"):
-            raise NoContactError(
-                f"{die.name}: only {check.conducting:.0%} of the cells looked at conduct after {check.attempts} "
-                "contacts. Clean or replace the needles, check overtravel; skip the die with a check_contact step"
-            )
+            raise NoContactError(f"{die.name}: {check.advice}")
         return self._bench
 
     def _at(
@@ -365,11 +375,9 @@ class Run:
     def _execute(self, asked: Identity, place: str, do: Callable[[], xr.Dataset], *, kept_as: str = "") -> Step:
         """Do a step and commit its result, with the source it had."""
         started = time.time()
-        result = do()
-        if not isinstance(result, xr.Dataset):
-            raise TypeError(f"{asked.name} returned {type(result).__name__}; a step returns an xarray.Dataset")
-        if place not in (LOT, COMPUTED):
-            word_of_step(asked.name, result.attrs)  # what nobody can judge is not kept
+        returned = do()
+        result, lost = keepable(returned, asked.name)
+        fault = self._judge(asked, returned, result) if place not in (LOT, COMPUTED) else _no_dataset(asked, returned)
         self.record.keep_source(asked.text)
         step = self.record.append_step(
             self.id, kept_as or self.protocol_name, place, asked.function, asked.source, asked.key,
@@ -377,7 +385,23 @@ class Run:
         )  # fmt: skip
         self.executed_s[asked.name] = self.executed_s.get(asked.name, 0.0) + step.ended - step.started
         self.steps_done += place != COMPUTED
+        if lost:
+            log.warning("%s: could not be kept as it was: %s", asked.name, "; ".join(lost))
+            self.record.event(self.id, "not_kept", asked.name, place, step=step.id, what=lost)
+        if fault is not None:
+            raise fault
         return step
+
+    def _judge(self, asked: Identity, returned: Any, result: xr.Dataset) -> Exception | None:
+        """What is wrong with what a step returned; the die is inconclusive then, but what was measured is kept."""
+        fault = _no_dataset(asked, returned)
+        try:
+            word_of_step(asked.name, result.attrs)
+        except VerdictError as error:
+            fault = VerdictError(f"{error}. {_KEPT}")
+        if fault is not None:
+            result.attrs |= {"verdict": "inconclusive", "reason": str(fault)}
+        return fault
 
     def _keep_fault(self, fault: DieFault) -> None:
         """Note which step a fault broke off, so that a run that goes on with this one passes it over."""
@@ -389,6 +413,12 @@ class Run:
             position=position, name=name, source=source, inputs=key, error=type(fault).__name__,
             step=self.steps_done,
         )  # fmt: skip
+
+
+def _no_dataset(asked: Identity, returned: Any) -> Exception | None:
+    if isinstance(returned, xr.Dataset):
+        return None
+    return TypeError(f"{asked.name} returned {type(returned).__name__}; a step returns an xarray.Dataset. {_KEPT}")
 
 
 class PassedOverError(DieFault):

@@ -24,6 +24,9 @@ class PassiveCells:
     takes beyond the caps of the device becomes a short for ever: a real die refuses nothing. Refusing is what `check`
     and the limits of testers are there for.
 
+    Cells that were never formed (`virgin`) leak, as resistors, until a SET pulse reaches their forming voltage; then
+    they are devices in the state that they were drawn with. What is beyond a cap of the device does not break them.
+
     Parameters
     ----------
     devices
@@ -32,19 +35,33 @@ class PassiveCells:
         Of the same shape; only what befalls the cells is taken from it.
     short
         Conductance of a cell that a pulse has broken (S).
+    leak, v_form
+        Conductance (S) of each cell before it is formed, and the SET voltage (V) that forms it, ``[row, column]``;
+        none if all cells are formed.
 
     Attributes
     ----------
-    broken
-        Cells that pulses have broken, ``[row, column]``; see `restore`.
+    broken, virgin
+        Cells that pulses have broken, and that were never formed, ``[row, column]``; see `restore`.
     """
 
-    def __init__(self, devices: TiO2Devices, failures: Failures, short: float) -> None:
+    def __init__(
+        self,
+        devices: TiO2Devices,
+        failures: Failures,
+        short: float,
+        leak: FloatArray | None = None,
+        v_form: FloatArray | None = None,
+    ) -> None:
         self.tio2 = devices
         self.works_as_made: BoolArray = np.isnan(failures.fixed)
         self.broken = np.zeros(devices.shape, dtype=bool)
         self._short = short
         self._resistor = np.maximum(failures.fixed, LEAK)  # S; NaN where the device rules
+        self._leak, self._v_form = leak, v_form
+        self.virgin: BoolArray = self.works_as_made & (leak is not None)
+        if leak is not None:
+            self._resistor[self.virgin] = leak[self.virgin]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -54,7 +71,7 @@ class PassiveCells:
     @property
     def works(self) -> BoolArray:
         """Cells that pulses still move, ``[row, column]``."""
-        return self.works_as_made & ~self.broken
+        return self.works_as_made & ~self.broken & ~self.virgin
 
     @property
     def conductance(self) -> FloatArray:
@@ -69,12 +86,16 @@ class PassiveCells:
             "polarity": "top electrodes on the columns: a column above its row is SET",
             "stuck cells": "resistors, with the read noise of a device of their conductance",
             "caps": "a working cell beyond +2.1 or -2.4 V is a short from then on, once the pulse is over",
+            "forming": "by the first SET pulse that reaches a cell's own voltage, whatever its width",
         }
 
-    def restore(self, g: FloatArray, broken: BoolArray) -> None:
-        """Take over a saved state: conductances of the devices (S) and broken cells, ``[row, column]``."""
+    def restore(self, g: FloatArray, broken: BoolArray, virgin: BoolArray | None = None) -> None:
+        """Take over a saved state ``[row, column]``: conductances of the devices (S), cells broken, not formed."""
         self.tio2.g[...] = g
         self.broken[...] = broken & self.works_as_made
+        if virgin is not None and self._leak is not None:
+            self.virgin[...] = virgin & self.works_as_made
+            self._resistor = np.where(self.works_as_made, np.where(self.virgin, self._leak, np.nan), self._resistor)
         self._resistor[self.broken] = self._short
 
     def current(self, v: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -100,7 +121,10 @@ class PassiveCells:
 
         Nothing is refused: cells beyond a cap break, and their device is left as it is.
         """
-        across = np.where(self.works, -v, 0.0)
+        works = self.works
+        if self._v_form is not None:
+            self._form(self.virgin & (-v >= self._v_form))
+        across = np.where(works, -v, 0.0)
         beyond = (across > V_LIMITS[1] + V_SLACK) | (across < V_LIMITS[0] - V_SLACK)
         if beyond.any():
             self.broken |= beyond
@@ -109,6 +133,15 @@ class PassiveCells:
         self.tio2.pulse(across, width, rng)
 
     def read_noise(self) -> FloatArray:
-        """Standard deviation of one read, relative to the current, ``[row, column]``; opens have none."""
+        """Standard deviation of one read, relative to the current, ``[row, column]``; opens have none.
+
+        The law is that of formed devices: what is not formed has its smallest value (assumed).
+        """
         g, kind = self.conductance, self.tio2.parameters
-        return np.where(g > LEAK, kind.noise_per_ohm / g + kind.noise_floor, 0.0)
+        noise = np.where(self.virgin, 0.0, kind.noise_per_ohm / g) + kind.noise_floor
+        return np.where(g > LEAK, noise, 0.0)
+
+    def _form(self, cells: BoolArray) -> None:
+        """Make cells devices, in the state that they have underneath."""
+        self.virgin &= ~cells
+        self._resistor[cells] = np.nan

@@ -22,7 +22,7 @@ from sim_backends.array.product import Direction
 from sim_backends.array.streams import stream
 from sim_backends.array.topology import DeadLine
 
-_DEVICES, _FAILURES, _NOISE = 1, 2, 5  # purposes of the random streams of a die
+_DEVICES, _FAILURES, _NOISE, _VIRGIN = 1, 2, 5, 6  # purposes of the random streams of a die
 _OPEN = CAUSES.index("open")
 _AT_ONCE = 64  # vectors of a product that are solved together
 
@@ -74,7 +74,13 @@ class PassiveDie:
         initial = rng.uniform(*lot.devices.initial, shape)
         failures = draw_failures(lot.defects.rates(), shape, stream(seed, index, _FAILURES))
         devices = TiO2Devices.draw(shape, rng, lot.devices.parameters(), initial)
-        return cls(lot, seed, index, PassiveCells(devices, failures, lot.devices.short), failures)
+        leak = v_form = None
+        if lot.virgin is not None:
+            draw = stream(seed, index, _VIRGIN).standard_normal((2, *shape))
+            leak = lot.virgin.leak * np.exp(lot.virgin.leak_spread * draw[0])
+            v_form = lot.virgin.v_form * np.exp(lot.virgin.v_form_spread * draw[1])
+        cells = PassiveCells(devices, failures, lot.devices.short, leak, v_form)
+        return cls(lot, seed, index, cells, failures)
 
     @property
     def lines(self) -> Lines:
@@ -196,12 +202,12 @@ class PassiveDie:
     # -- what it remembers ---------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """What the die remembers: conductances of the devices (S), cells broken by pulses, operations."""
+        """What the die remembers: conductances of the devices (S), cells broken by pulses or not formed, operations."""
         return {
             "g": self.devices.tio2.g.copy(),
             "broken": self.devices.broken.copy(),
             "operations": np.array(self.operations),
-        }
+        } | ({} if self.lot.virgin is None else {"virgin": self.devices.virgin.copy()})
 
     @staticmethod
     def checked_state(lot: PassiveLot, saved: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -218,11 +224,16 @@ class PassiveDie:
             raise ValueError(f"cells are {g.dtype} {list(g.shape)} and {broken.dtype} {list(broken.shape)}")
         if not (np.all((g >= kind.g_min) & (g <= kind.g_max)) and operations >= 0):
             raise ValueError("a conductance is outside of the bounds of the devices, or the operations are negative")
-        return {"g": g, "broken": broken, "operations": np.array(operations)}
+        state = {"g": g, "broken": broken, "operations": np.array(operations)}
+        if lot.virgin is not None:
+            state["virgin"] = saved["virgin"]
+            if state["virgin"].shape != shape or state["virgin"].dtype != np.bool_:
+                raise ValueError(f"cells that were never formed are {state['virgin'].dtype} {state['virgin'].shape}")
+        return state
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Go back to a state."""
-        self.devices.restore(state["g"], state["broken"])
+        self.devices.restore(state["g"], state["broken"], state.get("virgin"))
         self.operations = int(state["operations"])
 
     # -- what nobody measures ------------------------------------------------------------------------------------

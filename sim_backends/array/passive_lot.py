@@ -77,6 +77,21 @@ class TiO2Devices(Specification):
         return TiO2Parameters(**{each.name: getattr(self, each.name) for each in fields(TiO2Parameters)})
 
 
+class Virgin(Specification):
+    """Devices that were never formed; spreads are standard deviations of the logarithm. All values are assumed.
+
+    Pristine devices of this kind are read as megaohms and more, and form between 3.5 V and 10 V (the ramp of
+    arXiv:2305.18495); how both are distributed is not published.
+    """
+
+    leak: Siemens = Field(default=100e-9, gt=0)
+    """Median conductance before forming."""
+    leak_spread: Fraction = Field(default=0.3, ge=0)
+    v_form: Volt = Field(default=3.8, gt=0)
+    """Median voltage of the SET pulse that forms a device."""
+    v_form_spread: Fraction = Field(default=0.02, ge=0)
+
+
 class PassiveDefects(Specification):
     """How often cells and lines fail, and to what, by the names of `FailureRates` and `StuckCells`.
 
@@ -140,6 +155,8 @@ class PassiveLot(Specification):
     geometry: PassiveGeometry
     devices: TiO2Devices
     defects: PassiveDefects
+    virgin: Virgin | None = None
+    """Left out: all devices that work are formed."""
     lines: Lines
     wafer: Wafer
     v_read: Volt = Field(gt=0)

@@ -1,5 +1,6 @@
 """The ledger: dose is an upper bound of what was fired, exact where the tester could tell, and cheap to ask for."""
 
+import sqlite3
 import time
 
 import numpy as np
@@ -11,7 +12,7 @@ from record_files import SHAPE, append, some_result
 
 from analysis.record import COMPUTED, Pulse, Record, RecordError
 
-masks = st.integers(0, 2**15 - 1).map(lambda bits: np.array([bits >> i & 1 for i in range(15)], bool).reshape(3, 5))
+masks = st.integers(1, 2**15 - 1).map(lambda bits: np.array([bits >> i & 1 for i in range(15)], bool).reshape(3, 5))
 pulses = st.builds(Pulse, st.integers(0, 1), masks, st.just(-0.8), st.just(1e-7), st.integers(1, 5))
 #: What becomes of a batch: confirmed, left open, or settled with so many frames (None: unknown).
 ends = st.sampled_from(["fired", "open", None]) | st.integers(0, 4)
@@ -27,7 +28,7 @@ def test_dose_is_the_sum_of_what_may_have_been_fired(tmp_path_factory, batches, 
     with Record.open(folder) as record, Record.open(folder, write=False) as reader:
         run = record.begin_run("p", {})
         for die, batch, end in batches:
-            number = record.intend(run, die, batch, tester="board 1", actions=7, power_on="on 1")
+            number = record.intend(run, die, batch, tester="board 1", actions=7, power_on="on 1", last_seq=9)
             for position, pulse in enumerate(batch):
                 bound[die][pulse.kernel] += pulse.mask * pulse.count
                 if not isinstance(end, int) or position < end:
@@ -38,7 +39,7 @@ def test_dose_is_the_sum_of_what_may_have_been_fired(tmp_path_factory, batches, 
                 ).all()
             _end(record, number, end)
             if end == "open":
-                waiting[die].append((number, run, die, "board 1", 7, tuple(pulse.kernel for pulse in batch), "on 1"))
+                waiting[die].append((number, run, die, "board 1", 7, tuple(pulse.kernel for pulse in batch), "on 1", 9))
         for die in ("a", "b"):
             assert np.array_equal(record.dose(die, SHAPE), expected[die])
             assert np.array_equal(reader.dose(die, SHAPE), expected[die])
@@ -49,6 +50,47 @@ def test_dose_is_the_sum_of_what_may_have_been_fired(tmp_path_factory, batches, 
             assert [tuple(vars(batch).values()) for batch in record.unfired(die)] == waiting[die]
     with Record.open(folder, write=False) as record:
         assert all(np.array_equal(record.dose(die, SHAPE), expected[die]) for die in ("a", "b"))
+
+
+def nothing_but(**changed):
+    """A pulse that is in order but for one field."""
+    return Pulse(**({"kernel": 1, "mask": np.ones((3, 5), bool), "amplitude": 0.8, "width": 1e-7} | changed))
+
+
+@pytest.mark.parametrize("changed", [
+    {"count": 0}, {"count": -4}, {"count": 1.0}, {"count": 2.5}, {"count": True}, {"count": "3"}, {"count": 10**9},
+    {"count": None}, {"amplitude": np.nan}, {"amplitude": np.inf}, {"amplitude": "1 V"}, {"amplitude": 1 + 0j},
+    {"amplitude": 1e4}, {"amplitude": np.array([1.0, 2.0])}, {"width": np.nan}, {"width": -1e-7}, {"width": 1e9},
+    {"width": None}, {"kernel": -1}, {"kernel": 2}, {"kernel": 0.5}, {"kernel": True}, {"mask": np.ones((3, 5))},
+    {"mask": np.zeros((3, 5), bool)}, {"mask": np.ones((5, 3), bool)}, {"mask": np.ones(15, bool)},
+    {"mask": [[True] * 5] * 3}, {"mask": None}, {"mask": np.ma.array(np.ones((3, 5), int))}, {"scheme": 3},
+])  # fmt: skip
+def test_a_pulse_that_no_tester_fires_is_refused_and_nothing_of_its_batch_is_kept(tmp_path, changed):
+    with Record.open(tmp_path) as record:
+        run, good = record.begin_run("p", {}), nothing_but()
+        record.fired(record.intend(run, "d", [good], shape=SHAPE))
+        with pytest.raises(ValueError, match="pulse"):
+            record.intend(run, "d", [good, nothing_but(**changed)], shape=SHAPE)
+        assert record.dose("d", SHAPE).sum() == 15 and record.unfired("d") == []
+
+
+@pytest.mark.parametrize("column, value", [
+    ("count", 0), ("count", -4), ("count", 1.5), ("count", "x"), ("kernel", -1), ("kernel", 2), ("amplitude", 1e4),
+    ("amplitude", "x"), ("amplitude", np.inf), ("width", -1.0), ("width", np.inf), ("mask", b"\0\0"), ("mask", b"\1"),
+    ("shape", "[5, 5]"),
+])  # fmt: skip
+def test_the_database_refuses_them_by_itself(tmp_path, column, value):
+    with Record.open(tmp_path) as record:
+        record.intend(record.begin_run("p", {}), "d", [nothing_but()], shape=SHAPE)
+        with pytest.raises(sqlite3.IntegrityError, match=r"a pulse that cannot be|a kernel that the die has not"):
+            record._db.execute(f"UPDATE pulses SET {column}=?", (value,))
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    given = nothing_but(kernel=np.int64(0), amplitude=np.float32(0.5), count=np.uint8(3), width=np.float64(2e-7))
+    with Record.open(tmp_path) as record:
+        record.fired(record.intend(record.begin_run("p", {}), "d", [given], shape=SHAPE))
+        assert record.dose("d", SHAPE)[0].max() == 3 and record.pulses("d")[0].amplitude == 0.5
 
 
 def _end(record, number, end):

@@ -120,7 +120,7 @@ def impatient(monkeypatch):
     monkeypatch.setattr("instruments.sentio.PAUSES", (0.02, 0.1, 0.6))
     monkeypatch.setattr("instruments.sentio.BUSY_PAUSES", (0.05,) * 4)
     monkeypatch.setattr("instruments.board_link.PAUSE", 0.02)
-    monkeypatch.setattr("protocols.bench.NOT_FIRED_PAUSES", (0.05,) * 3)
+    monkeypatch.setattr("protocols.ledgered_tester.NOT_FIRED_PAUSES", (0.05,) * 3)
 
 
 @pytest.fixture

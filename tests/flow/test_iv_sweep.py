@@ -12,8 +12,9 @@ from instruments.roles import LinkError
 from instruments.station import load_station
 from mapping.iv_sweep import IVSweep
 from protocols.analog_fingerprint import last_known
-from protocols.bench import SWEPT, Bench, Die
+from protocols.bench import Bench, Die
 from protocols.iv_sweep import sweep_cell
+from protocols.ledgered_tester import SWEPT
 from protocols.open_station import simulated_station
 
 CELLS = [(1, 1), (2, 5)]

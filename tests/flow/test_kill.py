@@ -66,13 +66,13 @@ def test_killed_before_there_is_a_run(tmp_path):
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_the_count_of_a_tester_is_not_trusted_after_pulses_elsewhere(tmp_path, elsewhere):
     """A tester that was restarted and has pulsed another die since seems to have fired less than it did."""
-    tester = SimpleNamespace(identify=lambda: "board 1", last_action=lambda: (3, 3))
+    tester = SimpleNamespace(identify=lambda: "board 1", last_action=lambda: (8, 8))
     pulses = [Pulse(kernel, np.ones((2, 2), bool), 0.9, 200e-9) for kernel in range(4)]
     with Record.open(tmp_path) as record:
         run = record.begin_run("test", {})
-        record.intend(run, "c0r0", pulses, tester="board 1", actions=0)
+        record.intend(run, "c0r0", pulses, tester="board 1", actions=5)
         if elsewhere:
-            record.fired(record.intend(run, "c1r0", pulses[:3], tester="board 1", actions=0))
+            record.fired(record.intend(run, "c1r0", pulses[:3], tester="board 1", actions=5))
         settled = LedgeredTester(tester, record, run, lambda: None, 1000).settle(*record.unfired("c0r0"))
         assert settled == (None if elsewhere else 3)
         assert record.dose("c0r0", (4, 2, 2)).sum() == 4 * (4 if elsewhere else 3)

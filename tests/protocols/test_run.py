@@ -10,6 +10,7 @@ from scripted_run import start_run
 
 from protocols.run import NoContactError, RunSettings, needs_no_contact
 from protocols.stopping import RunStopped, StopRequest
+from protocols.verdicts import VerdictError
 
 CALLS = []
 
@@ -152,3 +153,38 @@ def test_a_step_that_returns_no_dataset_is_refused(go):
 
     with pytest.raises(TypeError, match=r"returns an xarray\.Dataset"):
         go(lambda run: [run.step(wrong, die) for die in run.dies()])
+
+
+class Strange:
+    """Something that no record holds."""
+
+
+RETURNED = {"strange attribute": xr.Dataset({"x": ("i", [1.0])}, attrs={"n": np.int64(3), "of": Strange()}),
+            "none": None, "dict": {"x": np.array([1.0]), "n": 3}, "array": xr.DataArray([1.0], dims="i", name="x"),
+            "verdict": xr.Dataset({"x": ("i", [1.0])}, attrs={"verdict": "good"})}  # fmt: skip
+
+
+@needs_no_contact
+def returns(bench, die, *, what):
+    CALLS.append(what)
+    return RETURNED[what]
+
+
+@pytest.mark.parametrize("what", RETURNED)
+def test_what_a_step_did_is_kept_whatever_it_returns_and_not_done_again(go, what, caplog):
+    seen = []
+
+    def script(run):
+        for die in run.dies():
+            seen.append(run.step(returns, die, what=what))
+
+    if what == "strange attribute":
+        go(script, dies=1)
+        assert seen[0].attrs["n"] == 3 and "attrs['of']" in seen[0].attrs["not_kept"][0]
+        assert "could not be kept" in caplog.text
+    else:
+        with pytest.raises((TypeError, VerdictError), match="does nothing twice"):
+            go(script, dies=1)
+        assert go(script, dies=1) is None  # goes on behind it, without the station
+        assert seen[0].attrs["verdict"] == "inconclusive" and seen[0].attrs["reason"]
+    assert [what] == CALLS and (what == "none" or seen[0]["x"].values == [1.0])

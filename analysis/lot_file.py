@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.resources import files
+from operator import attrgetter
 from typing import Any
 
 import yaml
-from quantiphy import Quantity
+
+from sim_backends.array.lot import load_lot
 
 BUILT_IN = "mtj"
 NOT_TOLD = f"assumed: built-in lot {BUILT_IN}, the record does not tell"
@@ -19,16 +21,16 @@ class LotTree:
     def __init__(self) -> None:
         text = (files("sim_backends") / "lots" / f"{BUILT_IN}.yaml").read_text(encoding="utf-8")
         self._tree: dict[str, Any] = yaml.safe_load(text)
+        self._built_in = load_lot(BUILT_IN)
         for leaf in list(_leaves(self._tree)):
             leaf["source"] = NOT_TOLD
 
     def number(self, path: str) -> float:
         """A value in SI units, by its dotted path."""
         value = self._leaf(path)["value"]
-        if not isinstance(value, str):
-            return float(value)
-        quantity = Quantity(value)
-        return float(quantity) / (100 if quantity.units == "%" else 1)
+        return float(
+            attrgetter(path)(self._built_in) if isinstance(value, str) else value
+        )  # text: of the built-in file
 
     def put(self, path: str, value: Any, source: str) -> None:
         """Replace a value (in SI units), or add one."""

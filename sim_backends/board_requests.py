@@ -14,7 +14,7 @@ from pydantic import Field
 from sim_backends import frames
 from sim_backends.array.devices.interface import BoolArray
 from sim_backends.array.fired import GATED
-from sim_backends.array.quantity import Second, Specification
+from sim_backends.array.quantity import Integer, Second, Specification
 from sim_backends.array.readout import ReadoutSpec
 from sim_backends.array.topology import Topology
 
@@ -57,13 +57,13 @@ class BoardSpec(Specification):
     """A board: its identity, limits and converters. All values are assumed."""
 
     identity: str = "xbarlab,virtual array board,VB0001,1.0"
-    width_min: Second = 20e-9
-    width_max: Second = 1e-3
-    width_step: Second = 10e-9
-    count_max: int = 1000
-    averages_max: int = 256
-    banks: int = 16
-    vectors_max: int = 4096
+    width_min: Second = Field(default=20e-9, gt=0)
+    width_max: Second = Field(default=1e-3, gt=0)
+    width_step: Second = Field(default=10e-9, gt=0)
+    count_max: Integer = Field(default=1000, ge=1, le=0xFFFF)
+    averages_max: Integer = Field(default=256, ge=1, le=0xFFFF)
+    banks: Integer = Field(default=16, ge=1, le=256)
+    vectors_max: Integer = Field(default=4096, ge=1, le=0xFFFF)
     self_test: Second = 0.0
     """After power-on the board answers busy for so long (wall time)."""
     boot: Second = Field(default=0.0, ge=0.0)

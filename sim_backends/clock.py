@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Annotated
 
-from sim_backends.array.quantity import Second, Specification
+from sim_backends.array.quantity import NUMBER, Second, Specification
+
+KelvinPerSecond = Annotated[float, NUMBER.within(0.0, 100.0, above=True, example="0.5")]
 
 
 class Timing(Specification):
@@ -19,7 +22,7 @@ class Timing(Specification):
     home: Second = 2.0
     thermal_poll: Second = 5.0
     """What asking for a temperature that is still changing counts as."""
-    thermal_rate: float = 0.5
+    thermal_rate: KelvinPerSecond = 0.5
     """K/s."""
     line_settling: Second = 1e-6
     """Between a change of a line voltage and the first sample."""

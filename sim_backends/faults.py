@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from sim_backends.array.quantity import Second, Specification
+from sim_backends.array.quantity import Celsius, Integer, Second, Specification
 from sim_backends.board_requests import Opcode
 from sim_backends.physical_log import PhysicalLog
 
@@ -60,7 +60,7 @@ KINDS = {
 }
 _FOR_IN_SECONDS = {"refuse_connections", *(name for name, kind in KINDS.items() if kind.seam is Seam.LASTING)}
 
-_One = Annotated[int, Field(ge=1)]
+_One = Annotated[Integer, Field(ge=1)]
 _Several = Annotated[tuple[_One, ...], BeforeValidator(lambda v: (v,) if isinstance(v, int) else v)]
 _Texts = Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)]
 
@@ -102,9 +102,9 @@ class Fault(Specification):
     for_: Annotated[Second, Field(gt=0)] | None = Field(default=None, alias="for")
     seconds: Annotated[Second, Field(gt=0)] | None = None
     before: bool | None = None
-    index: Annotated[int, Field(ge=0)] | None = None
-    code: Annotated[int, Field(ge=0, le=0xFFFF)] | None = None
-    celsius: float | None = None
+    index: Annotated[Integer, Field(ge=0)] | None = None
+    code: Annotated[Integer, Field(ge=0, le=0xFFFF)] | None = None
+    celsius: Celsius | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -122,6 +122,9 @@ class Fault(Specification):
             raise ValueError(f"{name} does not take {', '.join(map(str, unknown))}; it takes {', '.join(allowed)}")
         if missing := [key for key in kind.needs if key not in given]:
             raise ValueError(f"{name} needs {', '.join(missing)}")
+        times = given.get("for", 1)
+        if name not in _FOR_IN_SECONDS and (isinstance(times, bool | str) or times < 1):
+            raise ValueError(f"for: {times!r} is no number of requests, which {name} takes; write one, such as 3")
         if len(kind.where) == 1:
             given.setdefault("where", kind.where[0])
         if given.get("where") not in kind.where:

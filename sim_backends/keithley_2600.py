@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
+from typing import Annotated
 
 import numpy as np
-from pydantic import Field
 
-from sim_backends.array.quantity import Fraction, Second, Specification
+from sim_backends.array.quantity import NUMBER, Second, Specification, Spread
 from sim_backends.array.streams import stream
 from sim_backends.rack_wiring import Output, RackWiring
 from sim_backends.tsp import (
@@ -45,18 +45,21 @@ _BOTH_CHANNELS, _USER_SCREEN = 2.0, 3.0
 _ERRORS = 2**32 - 3  # key of the unit's own stream of random numbers
 
 
+LineFrequency = Annotated[float, NUMBER.within(1.0, 1000.0, example="50")]
+
+
 class SmuSpec(Specification):
     """The unit. Accuracy and noise are assumed from its class of instruments."""
 
     model: str = "2602B"
-    line_frequency: float = Field(default=50.0, gt=0)
-    gain_error: Fraction = Field(default=2e-4, ge=0)
+    line_frequency: LineFrequency = 50.0
+    gain_error: Spread = 2e-4
     """Standard deviation of the gain of each channel."""
-    offset_error: Fraction = Field(default=2e-5, ge=0)
+    offset_error: Spread = 2e-5
     """Standard deviation of the offset of each channel, of the range."""
-    noise: Fraction = Field(default=5e-6, ge=0)
+    noise: Spread = 5e-6
     """Standard deviation of a reading at 1 power line cycle, of the range."""
-    settling: Second = Field(default=200e-6, ge=0)
+    settling: Second = 200e-6
     """What a reading takes beside its integration."""
 
 

@@ -12,13 +12,15 @@ import time
 from functools import partial
 from typing import Annotated, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from sim_backends.array.quantity import Ampere, Fraction, Ohm, Second, Specification, Volt, parse_quantity
+from sim_backends.array.quantity import AMPERE, VOLT, Dimension, Integer, Ohm, Second, Share, Specification
 from sim_backends.physical_log import PhysicalLog
 from sim_backends.scpi import CONFLICT, NOT_ALLOWED, Handler, Scpi, ScpiFault, number, one_of, with_one, without
 
-Henry = Annotated[float, BeforeValidator(lambda value: parse_quantity(value, "H"))]
+Henry = Annotated[float, Dimension(("H",), "200 mH", 0.0, 1000.0, above=True)]
+RatedVoltage = Annotated[float, VOLT.within(0.0, 400.0, above=True, example="36 V")]
+RatedCurrent = Annotated[float, AMPERE.within(0.0, 100.0, above=True, example="12 A")]
 
 VOLTAGE, CURRENT = 0, 1
 _MODES = {"VOLTage": VOLTAGE, "CURRent": CURRENT}
@@ -29,19 +31,19 @@ class KepcoSpec(Specification):
     """The supply and its coil. Ratings are those that the model is named for, everything else is assumed."""
 
     model: str = "BOP 36-12"
-    rated_voltage: Volt = Field(default=36.0, gt=0)
-    rated_current: Ampere = Field(default=12.0, gt=0)
+    rated_voltage: RatedVoltage = 36.0
+    rated_current: RatedCurrent = 12.0
     limits: bool = True
     """Whether there is ``CURRent:LIMit`` (BOP-MG and later) or not (the older interface cards)."""
     resistance: Ohm = Field(default=2.0, gt=0)
     """Of the coil."""
-    inductance: Henry = Field(default=0.2, gt=0)
+    inductance: Henry = 0.2
     """Of the coil."""
     response: Second = Field(default=20e-3, gt=0)
     """Time constant with which the supply regulates its current."""
-    bits: int = Field(default=14, ge=8, le=24)
+    bits: Integer = Field(default=14, ge=8, le=24)
     """Of the converters, over both signs."""
-    kick: Fraction = Field(default=0.05, gt=0)
+    kick: Share = Field(default=0.05, gt=0)
     """Share of the current limit above which switching off harms."""
 
     @model_validator(mode="after")

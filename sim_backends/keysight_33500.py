@@ -56,7 +56,7 @@ class PulserSpec(Specification):
     resistance: Ohm = Field(default=50.0, gt=0)
     """Of each output."""
     width_min: Second = Field(default=16e-9, gt=0)
-    trigger_time: Second = Field(default=1e-3, ge=0)
+    trigger_time: Second = 1e-3
     """What a trigger over the bus takes (assumed)."""
 
 

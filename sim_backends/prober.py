@@ -8,11 +8,11 @@ vendor's documents were not available.
 from __future__ import annotations
 
 from enum import Enum
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sim_backends.array.quantity import Specification
+from sim_backends.array.quantity import NUMBER, Celsius, Integer, Specification
 from sim_backends.bench import Bench
 from sim_backends.clock import Timing
 from sim_backends.faults import FaultPlan
@@ -40,23 +40,26 @@ class SteppingMode(Enum):
     LOCK_CONTACT = "LockContact"
 
 
+Micrometres = Annotated[float, NUMBER.within(0.0, 1e5, example="16000")]
+
+
 class ProberSpec(Specification):
     """How the prober is set up when the station starts. All values are assumed."""
 
-    contact_height: float = 16000.0
+    contact_height: Micrometres = 16000.0
     contact_height_set: bool = True
-    touch_height: float = 16000.0
+    touch_height: Micrometres = 16000.0
     """Chuck height at which needles really touch, whatever contact height is trained."""
-    touch_heights: dict[int, float] = Field(default={})
+    touch_heights: dict[Integer, Micrometres] = Field(default={})
     """The same for single dies, by index."""
-    separation_gap: float = 250.0
-    overtravel_gap: float = 20.0
+    separation_gap: Micrometres = 250.0
+    overtravel_gap: Micrometres = 20.0
     overtravel: bool = False
-    overtravel_max: float = 150.0
-    hover_gap: float = 50.0
+    overtravel_max: Micrometres = 150.0
+    hover_gap: Micrometres = 50.0
     stepping_contact_mode: SteppingMode = SteppingMode.STEP_TO_SEPARATION
     routing: tuple[Literal["ul", "ur", "ll", "lr"], Literal["r", "c", "wr", "wc"]] = ("ul", "wr")
-    temperature: float = 25.0
+    temperature: Celsius = 25.0
     version: str = Field(default="25.2.3", pattern=r"^\d+\.\d+\.\d+$")
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
-from sim_backends.array.quantity import Specification
+from sim_backends.array.quantity import Integer, Specification
 from sim_backends.bench import Bench
 from sim_backends.faulty_wire import Dialect
 from sim_backends.keithley_707 import Keithley707
@@ -24,9 +24,9 @@ class RackStationSpec(Specification):
     wiring: RackSpec = RackSpec()
     smu: SmuSpec = SmuSpec()
     pulser: PulserSpec = PulserSpec()
-    smu_port: int = Field(default=0, ge=0, le=65535)
-    pulser_port: int = Field(default=0, ge=0, le=65535)
-    matrix_port: int = Field(default=0, ge=0, le=65535)
+    smu_port: Integer = Field(default=0, ge=0, le=65535)
+    pulser_port: Integer = Field(default=0, ge=0, le=65535)
+    matrix_port: Integer = Field(default=0, ge=0, le=65535)
 
 
 @dataclass(frozen=True)

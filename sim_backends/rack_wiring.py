@@ -12,13 +12,13 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol, Self, cast
+from typing import Annotated, Protocol, Self, cast
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from sim_backends.array.devices.interface import FloatArray
-from sim_backends.array.quantity import Ohm, Second, Specification
+from sim_backends.array.quantity import OHM, SECOND, Specification
 from sim_backends.bench import Bench
 
 GROUND = "ground"
@@ -36,6 +36,10 @@ _LIVE = 0.05  # V; a relay that opens or closes under more than that is switched
 
 Relay = tuple[int, str, int]
 """Slot, matrix row, matrix column; written ``1A01``."""
+
+
+SeriesResistance = Annotated[float, OHM.within(0.0, 1e6, example="1 kOhm")]
+RelayTime = Annotated[float, SECOND.within(0.0, 10.0, example="15 ms")]
 
 
 class RackSpec(Specification):
@@ -57,8 +61,8 @@ class RackSpec(Specification):
     rows: Mapping[str, str] = Field(default={"A": "smu.a", "B": "smu.b", "C": "pulser.1", "D": "pulser.2", "H": GROUND})
     die_rows: tuple[str, ...] = ()
     die_columns: tuple[str, ...] = ()
-    series_resistance: Ohm = Field(default=0.0, ge=0)
-    relay_time: Second = Field(default=15e-3, ge=0)
+    series_resistance: SeriesResistance = 0.0
+    relay_time: RelayTime = 15e-3
 
     @model_validator(mode="after")
     def _everything_is_plugged_in_once(self) -> Self:

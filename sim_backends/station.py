@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError
 from sim_backends.array.dies import compile_ahead, load_any_lot
 from sim_backends.array.lot import LotError, describe
 from sim_backends.array.plain_yaml import PlainYamlError, read_yaml
-from sim_backends.array.quantity import Specification, split_sources
+from sim_backends.array.quantity import Integer, Specification, split_sources
 from sim_backends.bench import Bench, StateError
 from sim_backends.board import Board
 from sim_backends.board_requests import BoardSpec
@@ -73,11 +73,11 @@ class StationConfig(Specification):
     """
 
     lot: str = "mtj"
-    seed: int = Field(default=0, ge=0)
-    dies: int | tuple[int, ...] | None = None
+    seed: Integer = Field(default=0, ge=0)
+    dies: Integer | tuple[Integer, ...] | None = None
     host: str = "127.0.0.1"
-    prober_port: int = Field(default=0, ge=0, le=65535)
-    board_port: int = Field(default=0, ge=0, le=65535)
+    prober_port: Integer = Field(default=0, ge=0, le=65535)
+    board_port: Integer = Field(default=0, ge=0, le=65535)
     realtime: bool = False
     state: Path | None = None
     log: Path | None = None
@@ -86,7 +86,7 @@ class StationConfig(Specification):
     board: BoardSpec = BoardSpec()
     rack: RackStationSpec | None = None
     magnet: KepcoSpec | None = None
-    magnet_port: int = Field(default=0, ge=0, le=65535)
+    magnet_port: Integer = Field(default=0, ge=0, le=65535)
     timing: Timing = Timing()
     faults: tuple[Fault, ...] = ()
 

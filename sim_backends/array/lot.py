@@ -5,16 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from sim_backends.array.measured import MeasuredDies, MeasuredFileError, read_measured
 from sim_backends.array.plain_yaml import PlainYamlError, read_yaml
-from sim_backends.array.quantity import Ampere, Fraction, Metre, Ohm, Second, Specification, Volt, split_sources
+from sim_backends.array.quantity import (
+    METRE,
+    NUMBER,
+    SECOND,
+    Ampere,
+    Integer,
+    Ohm,
+    Ratio,
+    Share,
+    Specification,
+    Spread,
+    Volt,
+    split_sources,
+)
 from sim_backends.array.readout import ReadoutSpec
 from sim_backends.array.topology import Topology
+
+AttemptTime = Annotated[float, SECOND.within(0.0, 1e-3, above=True, example="1 ns")]
+Pitch = Annotated[float, METRE.within(0.0, 0.5, above=True, example="5 mm")]
+Mean = Annotated[float, NUMBER.within(0.0, 1000.0, example="0.1")]
+Stability = Annotated[float, NUMBER.within(0.0, 1000.0, above=True, example="45")]
 
 BUILT_IN = Path(__file__).parent.parent / "lots"
 KINDS = ("good", "short", "open", "stuck_p", "stuck_ap", "weak_tmr")
@@ -32,11 +50,11 @@ class LotError(ValueError):
 class Geometry(Specification):
     """Blocks of a die and the kernels they are tiled with."""
 
-    blocks: int = Field(gt=0)
-    block_rows: int = Field(gt=0)
-    block_columns: int = Field(gt=0)
-    rows: int = Field(gt=0, le=LINES_MAX)
-    columns: int = Field(gt=0, le=LINES_MAX)
+    blocks: Integer = Field(gt=0)
+    block_rows: Integer = Field(gt=0)
+    block_columns: Integer = Field(gt=0)
+    rows: Integer = Field(gt=0, le=LINES_MAX)
+    columns: Integer = Field(gt=0, le=LINES_MAX)
 
     @model_validator(mode="after")
     def _tiles_fit(self) -> Geometry:
@@ -57,42 +75,42 @@ class Switching(Specification):
 
     v_critical_to_ap: Volt = Field(gt=0)
     v_critical_to_p: Volt = Field(gt=0)
-    v_critical_spread: Fraction = Field(ge=0)
-    delta: Fraction = Field(gt=0)
-    delta_spread: Fraction = Field(ge=0)
-    tau0: Second = Field(gt=0)
-    error_floor: Fraction = Field(ge=0, lt=1)
+    v_critical_spread: Spread = Field(ge=0)
+    delta: Stability
+    delta_spread: Spread = Field(ge=0)
+    tau0: AttemptTime
+    error_floor: Share = Field(lt=1)
 
 
 class Devices(Specification):
     """Healthy and broken devices; spreads are standard deviations of the logarithm."""
 
     r_p: Ohm = Field(gt=0)
-    r_p_spread: Fraction = Field(ge=0)
-    tmr: Fraction = Field(gt=0)
-    tmr_spread: Fraction = Field(ge=0)
+    r_p_spread: Spread
+    tmr: Ratio = Field(gt=0)
+    tmr_spread: Spread
     v_half: Volt = Field(gt=0)
     r_selector: Ohm = Field(gt=0)
     r_short: Ohm = Field(gt=0)
     r_open: Ohm = Field(gt=0)
     v_breakdown: Volt = Field(gt=0)
-    v_breakdown_spread: Fraction = Field(ge=0)
-    fresh_ap_share: Fraction = Field(ge=0, le=1)
+    v_breakdown_spread: Spread
+    fresh_ap_share: Share
     switching: Switching
 
 
 class Defects(Specification):
     """How many cells and lines are broken, and how."""
 
-    rate_median: Fraction = Field(ge=0)
-    rate_log_sigma: Fraction = Field(ge=0)
-    rate_max: Fraction = Field(gt=0, le=1)
-    shares: dict[str, Fraction]
-    weak_tmr_factor: tuple[Fraction, Fraction]
-    dead_rows: Fraction = Field(ge=0)
-    dead_columns: Fraction = Field(ge=0)
-    dead_gates: Fraction = Field(ge=0)
-    dead_rows_shared: Fraction = Field(ge=0)
+    rate_median: Share
+    rate_log_sigma: Spread
+    rate_max: Share = Field(gt=0)
+    shares: dict[str, Share]
+    weak_tmr_factor: tuple[Share, Share]
+    dead_rows: Mean
+    dead_columns: Mean
+    dead_gates: Mean
+    dead_rows_shared: Mean
 
     @field_validator("shares")
     @classmethod
@@ -103,6 +121,17 @@ class Defects(Specification):
         if abs(sum(shares.values()) - 1) > 1e-9:
             raise ValueError(f"shares of defect kinds add up to {sum(shares.values()):g}, not to 1")
         return shares
+
+    @model_validator(mode="after")
+    def _dies_can_be_drawn(self) -> Defects:
+        if self.rate_median > self.rate_max:
+            raise ValueError(
+                f"rate_median of {self.rate_median:g} is above rate_max, {self.rate_max:g}: hardly a die could be drawn"
+            )
+        low, high = self.weak_tmr_factor
+        if low > high:
+            raise ValueError(f"weak_tmr_factor: {low:g} to {high:g} does not ascend")
+        return self
 
 
 class Lines(Specification):
@@ -116,18 +145,18 @@ class Lines(Specification):
 class ReadNoise(Specification):
     """White noise of one sample of a read, rms: `cell` relative to the current of a cell, `current` of a channel."""
 
-    cell: Fraction = Field(ge=0)
-    current: Ampere = Field(ge=0)
+    cell: Spread
+    current: Ampere
 
 
 class Wafer(Specification):
     """The wafer: how many dies, their pitch, and their sites where they are not simply the innermost ones."""
 
-    dies: int = Field(gt=0)
-    diameter: Metre = Field(gt=0)
-    pitch_x: Metre = Field(gt=0)
-    pitch_y: Metre = Field(gt=0)
-    listed: tuple[tuple[int, int], ...] | None = None
+    dies: Integer = Field(gt=0, le=100_000)
+    diameter: Pitch
+    pitch_x: Pitch
+    pitch_y: Pitch
+    listed: tuple[tuple[Integer, Integer], ...] | None = None
 
     @model_validator(mode="after")
     def _listed_once(self) -> Wafer:
@@ -292,6 +321,6 @@ def describe(error: ValidationError) -> str:
     lines = []
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"]) or "file"
-        what = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"]
+        what = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"].removeprefix("Value error, ")
         lines.append(f"  {where}: {what}")
     return "\n".join([*lines, "  what may stand there: docs/simulation.md"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -14,10 +14,28 @@ from sim_backends.array.devices.tio2 import TiO2Parameters
 from sim_backends.array.failures import FailureRates
 from sim_backends.array.lot import LINES_MAX, Lines, LotError, Wafer, describe
 from sim_backends.array.network import Lines as Segments
-from sim_backends.array.quantity import Fraction, Ohm, Siemens, Specification, Volt, split_sources
+from sim_backends.array.quantity import (
+    NUMBER,
+    SIEMENS,
+    VOLT,
+    Integer,
+    Ohm,
+    PerSecond,
+    PerVolt,
+    Share,
+    Siemens,
+    Specification,
+    Spread,
+    Volt,
+    split_sources,
+)
 from sim_backends.array.readout import ReadoutSpec
 from sim_backends.array.statistics import StuckCells
 from sim_backends.array.topology import Topology
+
+Threshold = Annotated[float, VOLT.within(0.0, 20.0, above=True, example="0.6 V")]
+ReadNoise = Annotated[float, SIEMENS.within(0.0, 1e-3, example="1.7e-7 S")]
+Exponent = Annotated[float, NUMBER.within(0.0, 20.0, above=True, example="1.88")]
 
 READOUT: Mapping[str, Any] = {
     "v_min": -2.5,
@@ -33,29 +51,29 @@ more, and no noise of cells, which is the devices' own. Assumed."""
 class PassiveGeometry(Specification):
     """Size of the one array of a die."""
 
-    rows: int = Field(gt=0, le=LINES_MAX)
-    columns: int = Field(gt=0, le=LINES_MAX)
+    rows: Integer = Field(gt=0, le=LINES_MAX)
+    columns: Integer = Field(gt=0, le=LINES_MAX)
 
 
 class TiO2Devices(Specification):
     """Devices that work, by the names of `TiO2Parameters`; spreads are standard deviations of the logarithm."""
 
-    v_set: Volt
-    v_reset: Volt
-    rate_set: Fraction
+    v_set: Threshold
+    v_reset: Threshold
+    rate_set: PerSecond
     """1/s."""
-    rate_reset: Fraction
+    rate_reset: PerSecond
     """1/s."""
-    exponent: Fraction
+    exponent: Exponent
     g_min: Siemens
     g_max: Siemens
-    threshold_spread: Fraction
-    rate_spread: Fraction
-    cycle_spread: Fraction
-    beta: Fraction
+    threshold_spread: Spread
+    rate_spread: Spread
+    cycle_spread: Spread
+    beta: PerVolt
     """1/V."""
-    noise_per_ohm: Siemens
-    noise_floor: Fraction
+    noise_per_ohm: ReadNoise
+    noise_floor: Spread
     initial: tuple[Siemens, Siemens]
     """A die begins with conductances uniform between these (S)."""
     short: Siemens = Field(gt=0)
@@ -98,27 +116,27 @@ class PassiveDefects(Specification):
     Rates of cells and lines are shares of them, `rows_tied` and `alternating` are probabilities for a die.
     """
 
-    stuck_lrs: Fraction
-    stuck_hrs: Fraction
+    stuck_lrs: Share
+    stuck_hrs: Share
     lrs_mean: Siemens
     lrs_spread: Siemens = Field(ge=0)
     hrs_min: Siemens = Field(ge=0)
     hrs_max: Siemens = Field(ge=0)
-    cell_open: Fraction
-    cell_short: Fraction
+    cell_open: Share
+    cell_short: Share
     short: Siemens = Field(gt=0)
-    row_open: Fraction
-    column_open: Fraction
-    row_lrs: Fraction
-    row_hrs: Fraction
-    row_short: Fraction
-    rows_tied: Fraction
-    alternating: Fraction
+    row_open: Share
+    column_open: Share
+    row_lrs: Share
+    row_hrs: Share
+    row_short: Share
+    rows_tied: Share
+    alternating: Share
     lrs_ohm: tuple[Ohm, Ohm]
     hrs_ohm: tuple[Ohm, Ohm]
     short_ohm: tuple[Ohm, Ohm]
-    within_row: Fraction = Field(ge=0)
-    within_short: Fraction = Field(ge=0)
+    within_row: Spread
+    within_short: Spread
 
     @model_validator(mode="after")
     def _shares(self) -> PassiveDefects:

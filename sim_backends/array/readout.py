@@ -6,39 +6,45 @@ All default values are assumed: they describe a plausible board, not a measured 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from sim_backends.array.devices.interface import FloatArray
-from sim_backends.array.quantity import Ampere, Fraction, Specification, Volt
+from sim_backends.array.quantity import AMPERE, NUMBER, Ampere, Integer, Share, Specification, Spread, Volt
 
 CodeArray = NDArray[np.int64]
+
+
+FullScale = Annotated[float, AMPERE.within(0.0, 1.0, above=True, example="100 uA")]
+Codes = Annotated[float, NUMBER.within(0.0, 1e6, example="4")]
 
 
 class ReadoutSpec(Specification):
     """What a board's converters are like; quantities in SI (V, A), spreads as standard deviations."""
 
-    dac_lsb: Volt = 5.0 / 4096
+    dac_lsb: Volt = Field(default=5.0 / 4096, gt=0)
     v_min: Volt = -1.65
     v_max: Volt = 1.65
-    v_read_max: Volt = 0.3
-    adc_bits: int = 12
-    full_scales: tuple[Ampere, ...] = (100e-6, 250e-6, 500e-6, 1e-3, 2e-3)
-    headroom: Fraction = 0.05
+    v_read_max: Volt = Field(default=0.3, gt=0)
+    adc_bits: Integer = Field(default=12, ge=2, le=24)
+    full_scales: tuple[FullScale, ...] = (100e-6, 250e-6, 500e-6, 1e-3, 2e-3)
+    headroom: Share = 0.05
     """The ADC spans this much more than the full scale, so that no channel's error cuts into it."""
-    gain_spread: Fraction = 0.01
-    offset_spread: Fraction = 4.0
+    gain_spread: Spread = 0.01
+    offset_spread: Codes = 4.0
     """Codes."""
-    gain_residual: Fraction = 2e-4
+    gain_residual: Spread = 2e-4
     """What the calibration leaves of the gain error."""
-    offset_residual: Fraction = 0.05
+    offset_residual: Codes = 0.05
     """What the calibration leaves of the offset error, in codes."""
     current_noise: Ampere = 50e-9
     """White noise of one sample of a channel, rms."""
-    cell_noise: Fraction = 0.003
+    cell_noise: Spread = 0.003
     """White noise of a cell's current, relative, rms per sample."""
-    uncalibrated_ranges: tuple[int, ...] = ()
+    uncalibrated_ranges: tuple[Integer, ...] = ()
 
 
 @dataclass(frozen=True)

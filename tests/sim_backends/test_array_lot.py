@@ -7,7 +7,6 @@ import yaml
 
 from sim_backends.array.die import Die, draw_dead_lines, draw_defects, stream
 from sim_backends.array.lot import BUILT_IN, KINDS, LotError, load_lot, lot_from_tree
-from sim_backends.array.quantity import parse_quantity
 from sim_backends.array.topology import Topology
 
 
@@ -34,23 +33,9 @@ def test_unknown_and_wrong_entries_are_named(tmp_path):
     with pytest.raises(LotError, match=r"devices\.r_pp: unknown key") as error:
         load_lot(path)
     assert "devices.r_p:" in str(error.value)
-    assert "expected Ohm" in str(error.value)
+    assert "expected 'Ohm'" in str(error.value)
     with pytest.raises(LotError, match="no lot 'nothing'"):
         load_lot("nothing")
-
-
-@pytest.mark.parametrize(
-    ("text", "unit", "value"),
-    [("5 kOhm", "Ohm", 5e3), ("200 ns", "s", 2e-7), ("0.4 %", "", 0.004), (3, "V", 3.0), ("1e9 Ohm", "Ohm", 1e9)],
-)
-def test_quantities(text, unit, value):
-    assert parse_quantity(text, unit) == pytest.approx(value)
-
-
-@pytest.mark.parametrize(("text", "unit"), [("5 V", "Ohm"), ("five", "V"), (True, "V"), (None, "V"), ("3 %", "V")])
-def test_bad_quantities(text, unit):
-    with pytest.raises(ValueError, match=r"expected|number"):
-        parse_quantity(text, unit)
 
 
 def test_kernels_are_numbered_block_half_quarter(lot):

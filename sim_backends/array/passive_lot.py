@@ -104,10 +104,10 @@ class Virgin(Specification):
 
     leak: Siemens = Field(default=100e-9, gt=0)
     """Median conductance before forming."""
-    leak_spread: Fraction = Field(default=0.3, ge=0)
+    leak_spread: Spread = 0.3
     v_form: Volt = Field(default=3.8, gt=0)
     """Median voltage of the SET pulse that forms a device."""
-    v_form_spread: Fraction = Field(default=0.02, ge=0)
+    v_form_spread: Spread = 0.02
 
 
 class PassiveDefects(Specification):

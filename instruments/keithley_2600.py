@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Annotated, Unpack
 
 from qcodes.instrument import InstrumentBaseKWArgs
@@ -27,16 +28,19 @@ DELAY_MAX = 10.0
 
 _ZERO = "smua.source.levelv=0 smub.source.levelv=0 smua.source.leveli=0 smub.source.leveli=0"
 _OFF = f"{_ZERO} smua.source.output=0 smub.source.output=0 print(smua.source.output, smub.source.output)"
-_IS_OFF = rb"0\.0+e\+00\t0\.0+e\+00"
+_IS_OFF = rb"0(\.0*)?e\+00\t0(\.0*)?e\+00"
 _LIMITED = 3  # bits of the measurement condition: voltage limit, current limit
 _SAME = 1e-4  # relative; what a setting may read back otherwise than asked: six digits are printed
+_SWITCH = {"true": 1.0, "false": 0.0}
+_DIGITS = "format.asciiprecision=6 print(format.asciiprecision)"  # whatever another program has left
 
 
 class Keithley2602BSmu(Keithley2602B):
     """A Keithley 2602B; fills the role `SourceMeter`.
 
     All parameters are those of QCoDeS's driver (``smua.volt``, ``smub.limiti`` ...), which speaks through our session.
-    Connecting changes nothing. Nothing is switched on by this class before its limit was set and read back.
+    Connecting changes nothing but with how many digits numbers are printed. Nothing is switched on by this class before
+    its limit was set and read back.
 
     Parameters
     ----------
@@ -79,14 +83,16 @@ class Keithley2602BSmu(Keithley2602B):
             self._identity = self._introduction()
             self._wire.register(OffRecipe(Stage.SOURCE, (OffStep(_OFF.encode() + b"\n", _IS_OFF),), b"\n"))
             resource = SessionResource.of(self._wire)
-            super().__init__(
-                name,
-                None,  # type: ignore[arg-type]  # a resource takes the place of the address
-                resource=resource,
-                device_clear=False,
-                timeout=timeout,
-                **kwargs,
-            )
+            with again.of_qcodes(self._wire):
+                super().__init__(
+                    name,
+                    None,  # type: ignore[arg-type]  # a resource takes the place of the address
+                    resource=resource,
+                    device_clear=False,
+                    timeout=timeout,
+                    **kwargs,
+                )
+            again.guard_parameters(self, self._wire, self._reintroduce)
         except BaseException:
             self._wire.close()
             raise
@@ -157,13 +163,12 @@ class Keithley2602BSmu(Keithley2602B):
             f"xbar_i={_smu(sense)}.measure.i() xbar_s=status.measurement.instrument.{_smu(sense)}.condition "
             f"xbar_l={source}.compliance {source}.levelv=0 print(xbar_i, xbar_s, xbar_l, errorqueue.count)"
         )
-        found = self._answers(line, ["xbar_i", "xbar_s", "xbar_l", "errorqueue.count"], self._duration(averages))
-        current, condition, beyond, errors = found
-        if float(errors):
+        current, condition, beyond, errors = self._answers(line, "fibi", self._duration(averages))
+        if errors:
             self._raise_errors()
-        if beyond == "true" or int(float(condition)) & _LIMITED or abs(float(current)) > OVERFLOW:
+        if beyond or int(condition) & _LIMITED or abs(current) > OVERFLOW:
             return math.copysign(math.inf, voltage if sense == drive else -voltage)
-        return float(current)
+        return current
 
     def hold_voltage(self, drive: str, voltage: float, sense: str, *, delay: float = 0.0) -> tuple[float, bool]:
         """Put channel `drive` to a voltage (V) and leave it there; after `delay` (s), the current out of `sense` (A).
@@ -189,16 +194,15 @@ class Keithley2602BSmu(Keithley2602B):
             f"{source}.levelv={voltage:.9g} xbar_i={smu}.measure.i() {smu}.measure.delay=0 "
             f"print(xbar_i, {source}.compliance, {smu}.source.compliance, errorqueue.count)"
         )
-        questions = ["xbar_i", f"{source}.compliance", f"{smu}.source.compliance", "errorqueue.count"]
-        current, driving, sensing, errors = self._answers(line, questions, self._duration(1) + 2 * delay)
-        if float(errors):
+        current, driving, sensing, errors = self._answers(line, "fbbi", self._duration(1) + 2 * delay)
+        if errors:
             self._raise_errors()
-        return float(current), "true" in (driving, sensing) or abs(float(current)) > OVERFLOW
+        return current, bool(driving or sensing) or abs(current) > OVERFLOW
 
     def switch_off(self) -> None:
         """Put all channels to 0 V, then switch them off, and read back that they are."""
         self._limits.clear()
-        self._see_off(self._ask(_OFF))
+        self._see_off(lambda: again.ask(self._wire, _OFF, self._reintroduce, _outputs))
 
     def safe(self) -> None:
         """Switch off, whatever another thread asks of it.
@@ -209,7 +213,7 @@ class Keithley2602BSmu(Keithley2602B):
             It does not say that it is off: pull its interlock or switch it off by hand.
         """
         self._limits.clear()
-        self._see_off(again.off(self._wire, _OFF, self._reintroduce))
+        self._see_off(lambda: again.off(self._wire, _OFF, self._reintroduce, _outputs))
 
     def close(self) -> None:
         """Close the connection; outputs stay as they are."""
@@ -225,10 +229,9 @@ class Keithley2602BSmu(Keithley2602B):
     # -- the wire ------------------------------------------------------------------------------------------------
 
     def _introduction(self) -> str:
-        """Ask who is there."""
-        identity = self._wire.query("*IDN?")
-        if "MODEL 26" not in identity.upper():
-            raise InstrumentError(f"{self._wire.address} answers {identity!r}, not the identity of a series 2600 unit")
+        """Ask who is there, and see to it that numbers are printed with the digits that read-backs need."""
+        identity = again.identified(self._wire, "KEITHLEY", "2602B", "a series 2600 unit that is known here: 2602B")
+        again.once(self._wire, _DIGITS, lambda answer: again.whole(answer, 6, 6))
         return identity
 
     def _reintroduce(self) -> None:
@@ -259,36 +262,24 @@ class Keithley2602BSmu(Keithley2602B):
 
     def _numbers(self, settings: str, questions: list[str]) -> list[float]:
         """Make settings and read values, in one exchange that may happen twice."""
-        return [_number(each) for each in self._answers(f"{settings} print({', '.join(questions)})", questions)]
+        return self._answers(f"{settings} print({', '.join(questions)})", "f" * len(questions))
 
-    def _answers(self, line: str, questions: list[str], patience: float | None = None) -> list[str]:
-        """One value for each question."""
-        answer = self._ask(line, patience)
-        found = answer.split("\t")
-        if len(found) != len(questions) or any(math.isnan(_number(each)) for each in found):
-            raise self._unreadable(answer, questions)
-        return found
-
-    def _unreadable(self, answer: str, questions: list[str]) -> LinkError:
-        self._wire.condemn(f"unreadable answer to {questions}")
-        return LinkError(f"{self._wire.address}: {answer!r} is no answer to {', '.join(questions)}")
+    def _answers(self, line: str, kinds: str, patience: float | None = None) -> list[float]:
+        """What a line prints, see `_values`."""
+        return again.ask(self._wire, line, self._reintroduce, lambda answer: _values(answer, kinds), patience)
 
     def _raise_errors(self) -> None:
         """Read the error queue; the first error is raised, the rest is in the log."""
-        errors = []
-        while (error := self._ask("print(errorqueue.next())").split("\t"))[0].lstrip("+-")[:4] != "0.00":
-            errors.append(f"{int(float(error[0]))} {error[1]}")
+        line = "print(errorqueue.next())"
+        errors = again.drained(lambda: again.ask(self._wire, line, self._reintroduce, _error), self.name)
         for each in errors[1:]:
             self.log.warning("%s: %s", self.name, each)
         if errors:
             raise InstrumentError(f"{self.name} says {errors[0]}")
 
-    def _see_off(self, answer: str) -> None:
-        if any(float(each) for each in answer.split("\t")):
-            raise InstrumentError(f"{self.name} was told to switch off and reports {answer!r}: switch it off by hand")
-
-    def _ask(self, line: str, timeout: float | None = None) -> str:
-        return again.ask(self._wire, line, self._reintroduce, timeout)
+    def _see_off(self, told: Callable[[], list[float]]) -> None:
+        if any(told()) and any(outputs := told()):  # twice: a damaged zero is no output that stays on
+            raise InstrumentError(f"{self.name} was told to switch off and reports {outputs}: switch it off by hand")
 
 
 def _smu(channel: str) -> str:
@@ -297,11 +288,20 @@ def _smu(channel: str) -> str:
     return f"smu{channel}"
 
 
-def _number(text: str) -> float:
-    """A printed value; NaN for what is none."""
-    if text in ("true", "false"):
-        return float(text == "true")
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
+def _values(answer: str, kinds: str) -> list[float]:
+    """Printed values by their kinds: ``f`` a number, ``i`` a whole one that is not negative, ``b`` true or false."""
+    parts = answer.split("\t")
+    if len(parts) != len(kinds):
+        hint = "; localnode.prompts=0 switches its prompts off" if "TSP" in answer else ""
+        raise ValueError(f"{len(kinds)} values were asked for{hint}")
+    readers = {"f": again.decimal, "i": lambda part: again.whole(part, 0), "b": lambda part: _SWITCH[part]}
+    return [readers[kind](part) for kind, part in zip(kinds, parts, strict=True)]
+
+
+def _outputs(answer: str) -> list[float]:
+    return _values(answer, "ii")
+
+
+def _error(answer: str) -> tuple[int, str]:
+    code, message, *_ = answer.split("\t")
+    return again.whole(code), f"{again.whole(code)} {message}"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import time
 from itertools import zip_longest
-from typing import Annotated, Literal, Unpack
+from typing import Annotated, Literal, TypeVar, Unpack
 
 from qcodes.instrument import Instrument, InstrumentBaseKWArgs
 from qcodes.validators import Numbers
 
+from instruments import again
 from instruments.off_recipe import OffRecipe, OffStep, Stage
 from instruments.quantities import AMPERE, SECOND, SHARE, VOLT, Timeout, in_unit
 from instruments.roles import InstrumentError, LimitError, LinkError
@@ -22,6 +23,8 @@ CoilCurrent = Annotated[float, AMPERE.within(0.0, 100.0, above=True, example="5 
 CoilVoltage = Annotated[float, VOLT.within(0.0, 400.0, above=True, example="10 V")]
 Settling = Annotated[float, SECOND.within(0.0, 600.0, example="500 ms")]
 CurrentTolerance = Annotated[float, SHARE.within(0.0, 0.5, above=True, example="1 %")]
+
+T = TypeVar("T")
 
 STEP = 0.05
 """Seconds between two set-points of a ramp."""
@@ -273,10 +276,10 @@ class KepcoMagnet(Instrument):
 
     def _refused(self) -> str | None:
         """What the supply says to the settings, if anything."""
-        error = self._ask("SYST:ERR?")
-        if error.lstrip("+-").startswith("0"):
+        code, error = self._ask("SYST:ERR?", again.scpi_error)
+        if code == 0:
             return None
-        hint = "; if it has no CURR:LIM, set limit_in_supply: false" if error.startswith("-113") else ""
+        hint = "; if it has no CURR:LIM, set limit_in_supply: false" if code == -113 else ""
         return f"says {error}{hint}"
 
     def _limits_differ(self) -> str | None:
@@ -373,9 +376,9 @@ class KepcoMagnet(Instrument):
 
     def _introduce(self) -> str:
         """Ask who is there and how it stands; returns its identity."""
-        identity = self._session.query("*IDN?")
-        if "KEPCO" not in identity.upper():
-            raise InstrumentError(f"{self._session.address} answers {identity!r}, not the identity of a Kepco supply")
+        identity = again.identified(
+            self._session, "KEPCO", "(BOP|BIT).*", "a Kepco supply BOP, or of its interface card BIT"
+        )
         self._take_stock()
         return identity
 
@@ -391,12 +394,8 @@ class KepcoMagnet(Instrument):
                 self._take_stock()
 
     def _take_stock(self) -> None:
-        mode = self._session.query("FUNC:MODE?").strip()
-        if mode not in _LEVELS:
-            self._session.condemn("unreadable answer to 'FUNC:MODE?'")
-            raise LinkError(f"{self._session.address}: {mode!r} is no answer to 'FUNC:MODE?'; 0 or 1 is")
-        self._regulates = _LEVELS[mode]
-        self._on = self._once("OUTP?") != 0
+        self._regulates = again.once(self._session, "FUNC:MODE?", lambda answer: _LEVELS[answer.strip()])
+        self._on = again.once(self._session, "OUTP?", lambda answer: bool(again.whole(answer, 0, 1)))
         self._hold(self._once(f"{self._regulates}?") if self._on else 0.0)
 
     def _current(self) -> float:
@@ -408,38 +407,31 @@ class KepcoMagnet(Instrument):
             self._require_latest(request)
             self._session.write(line)
 
-    def _ask(self, question: str) -> str:
-        """The answer to a question; a lost one is asked for once more, over a new connection."""
-        with self._session.lock:
-            try:
-                self._reconnect()
-                return self._session.query(question)
-            except LinkError as error:
-                self.log.warning("asking %r again: %s", question, error)
-                self._reconnect()
-                return self._session.query(question)
+    def _ask(self, question: str, read: again.Read[T]) -> T:
+        """What is read from the answer to a question; a lost one is asked for once more, over a new connection."""
+        return again.ask(self._session, question, self._reintroduce, read)
 
     def _reconnect(self) -> None:
-        if not self._session.usable:
-            self._session.reopen()
-            self._introduce()
+        again.reopened(self._session, self._reintroduce)
+
+    def _reintroduce(self) -> None:
+        identity = self._introduce()
+        if identity != self._identity:
+            raise LinkError(f"{self._session.address}: {identity!r} answers now, before it was {self._identity!r}")
 
     def _number(self, question: str) -> float:
         return self._numbers(question)[0]
 
     def _numbers(self, question: str) -> list[float]:
-        return self._read(question, self._ask(question))
+        return self._ask(question, _numbers)
 
     def _once(self, question: str) -> float:
         """The number that answers a question; one that is lost is not asked for again."""
-        return self._read(question, self._session.query(question))[0]
+        return again.once(self._session, question, again.decimal)
 
-    def _read(self, question: str, answer: str) -> list[float]:
-        try:
-            return [float(each) for each in answer.split(",")]
-        except ValueError as error:
-            self._session.condemn(f"unreadable answer to {question!r}")
-            raise LinkError(f"{self._session.address}: {answer!r} is no answer to {question!r}") from error
+
+def _numbers(answer: str) -> list[float]:
+    return [again.decimal(each) for each in answer.split(",")]
 
 
 def _checked_coil(name: str, constant: float, limit: float, rate: float) -> tuple[float, float]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Unpack
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, TypeVar, Unpack
 
 from qcodes.instrument import InstrumentBaseKWArgs
 from qcodes.instrument_drivers.Keysight import Keysight33512B
@@ -27,6 +27,10 @@ from instruments.wire import open_visa
 
 SeriesResistance = Annotated[float, OHM.within(0.0, 1e6, example="1 kOhm")]
 
+T = TypeVar("T")
+
+MODELS = ("33510B", "33512B", "33522B", "33622A")
+"""Models with two channels that QCoDeS's driver knows."""
 CHANNELS = (1, 2)
 SOURCE_RESISTANCE = 50.0
 """Ohm of each output (data sheet of the series)."""
@@ -98,15 +102,17 @@ class Keysight33512BPulser(Keysight33512B):
             self._identity = self._introduction()
             self._wire.register(OffRecipe(Stage.SOURCE, (OffStep(_OFF.encode() + b"\n", _IS_OFF),), b"\n"))
             resource = SessionResource.of(self._wire)
-            super().__init__(
-                name,
-                None,  # type: ignore[arg-type]  # a resource takes the place of the address
-                silent=True,
-                resource=resource,
-                device_clear=False,
-                timeout=timeout,
-                **kwargs,
-            )
+            with again.of_qcodes(self._wire):
+                super().__init__(
+                    name,
+                    None,  # type: ignore[arg-type]  # a resource takes the place of the address
+                    silent=True,
+                    resource=resource,
+                    device_clear=False,
+                    timeout=timeout,
+                    **kwargs,
+                )
+            again.guard_parameters(self, self._wire, self._reintroduce)
         except BaseException:
             self._wire.close()
             raise
@@ -176,19 +182,20 @@ class Keysight33512BPulser(Keysight33512B):
             self._mark = None
             line = f"*TRG;*WAI;:DISP:TEXT '{mark}';:DISP:TEXT?;:SYST:ERR?"
             try:
-                answer = again.undamaged(self._wire, line, self._wire.timeout + 4 * width * count)
-                shown, _, error = answer.partition(";")
-                if shown.strip('"') != mark:
-                    self._wire.condemn(f"unreadable answer to {line!r}")
-                    raise LinkError(f"{self._wire.address}: {shown!r} is no answer to a trigger marked {mark!r}")
+                error = again.once(
+                    self._wire,
+                    line,
+                    lambda answer: _after_trigger(answer, mark),
+                    self._wire.timeout + 4 * width * count,
+                )
             except LinkError as fault:
                 self._find_out(mark, before, fault)
                 return
             self._mark = mark
-        if not error.lstrip("+-").startswith("0,"):
+        if error[0]:
             self._armed = None
             raise InstrumentError(
-                f"{self.name} fired {mark!r} and says {error}; look for a short or a source against it"
+                f"{self.name} fired {mark!r} and says {error[1]}; look for a short or a source against it"
             )
 
     def hold(self, levels: Mapping[int, float]) -> None:
@@ -228,12 +235,12 @@ class Keysight33512BPulser(Keysight33512B):
 
     def last_mark(self) -> str:
         """The mark of the last pulse that was fired; empty since power-on."""
-        return self._ask("DISP:TEXT?").strip('"')
+        return self._ask("DISP:TEXT?", _in_quotes)
 
     def switch_off(self) -> None:
         """Switch all channels off, and read back that they are."""
         self._armed, self._held = None, frozenset()
-        self._see_off(self._ask(_OFF))
+        self._see_off(lambda: self._ask(_OFF, _outputs))
 
     def safe(self) -> None:
         """Switch off, whatever another thread asks of it.
@@ -244,7 +251,7 @@ class Keysight33512BPulser(Keysight33512B):
             It does not say that it is off: switch it off by hand.
         """
         self._armed, self._held = None, frozenset()
-        self._see_off(again.off(self._wire, _OFF, self._reintroduce))
+        self._see_off(lambda: again.off(self._wire, _OFF, self._reintroduce, _outputs))
 
     def close(self) -> None:
         """Close the connection; outputs stay as they are."""
@@ -283,14 +290,14 @@ class Keysight33512BPulser(Keysight33512B):
                 f":OUTP{channel}:LOAD?": 9.9e37, f"{source}:BURS:STAT?": "0", f"{source}:FUNC?": "DC",
                 f":OUTP{channel}:POL?": "NORM",
             }  # fmt: skip
-            self._compare(asked, self._ask(f"{settings};{';'.join(asked)}"))
+            self._compare(f"{settings};{';'.join(asked)}", asked)
         self._raise_errors()
 
     def _set_offsets(self, levels: Mapping[int, float]) -> None:
         """Voltages that are held, read back."""
         settings = [f":SOUR{channel}:VOLT:OFFS {level:.6E}" for channel, level in levels.items()]
         asked: dict[str, str | float] = {f":SOUR{channel}:VOLT:OFFS?": level for channel, level in levels.items()}
-        self._compare(asked, self._ask(";".join([*settings, *asked])))
+        self._compare(";".join([*settings, *asked]), asked)
 
     def _only_levels_change(self, wanted: tuple[dict[int, float], float, int]) -> bool:
         """Whether what is armed differs only in the size of its levels, which leaves the outputs at 0 V."""
@@ -316,7 +323,7 @@ class Keysight33512BPulser(Keysight33512B):
                 f"{source}:BURS:MODE?": "TRIG", f"{source}:BURS:NCYC?": float(count), f":TRIG{channel}:SOUR?": "BUS",
                 f":TRIG{channel}:DEL?": 0.0, f"{source}:BURS:STAT?": "1", f":OUTP{channel}:POL?": polarity,
             }  # fmt: skip
-            self._compare(asked, self._ask(f"{settings};{';'.join(asked)}"))
+            self._compare(f"{settings};{';'.join(asked)}", asked)
         self._raise_errors()
 
     def _set_levels(self, levels: Mapping[int, float]) -> None:
@@ -327,33 +334,31 @@ class Keysight33512BPulser(Keysight33512B):
             moving, resting = ("HIGH", "LOW") if level > 0 else ("LOW", "HIGH")
             settings += [f"{volts}:{moving} {level:.9E}", f"{volts}:{resting} 0"]
             asked |= {f"{volts}:{moving}?": level, f"{volts}:{resting}?": 0.0}
-        self._compare(asked, self._ask(";".join([*settings, *asked])))
+        self._compare(";".join([*settings, *asked]), asked)
 
-    def _compare(self, asked: Mapping[str, str | float], answer: str) -> None:
-        """See that every setting reads back as it was made."""
+    def _compare(self, line: str, asked: Mapping[str, str | float]) -> None:
+        """Make settings, and see that every one reads back as it was made."""
+        self._ask(line, lambda answer: self._see_same(asked, answer))
+
+    def _see_same(self, asked: Mapping[str, str | float], answer: str) -> None:
         found = answer.split(";")
         for question, wanted, read in zip(asked, asked.values(), found, strict=False):
             if isinstance(wanted, str):
                 same = read == wanted
             else:
-                try:
-                    same = math.isclose(
-                        float(read), wanted, rel_tol=_SAME, abs_tol=1e-4 if "VOLT" in question else 1e-12
-                    )
-                except ValueError:
-                    same = False
+                near = 1e-4 if "VOLT" in question else 1e-12
+                same = math.isclose(again.decimal(read), wanted, rel_tol=_SAME, abs_tol=near)
             if not same:
                 raise CompliancePolicyError(
                     f"{self.name}: {question} reads back {read}, asked {wanted}; refusing to switch on"
                 )
         if len(found) != len(asked):
-            self._wire.condemn("unreadable read-back of settings")
-            raise LinkError(f"{self._wire.address}: {answer!r} answers {len(asked)} questions")
+            raise ValueError(f"{len(asked)} questions were asked")
 
     def _switch_on(self, channels: list[int]) -> None:
         states = {each: str(int(each in channels)) for each in CHANNELS}
         line = ";".join(f":OUTP{each} {state}" for each, state in states.items())
-        answer = self._ask(f"{line};:OUTP1?;:OUTP2?")
+        answer = self._ask(f"{line};:OUTP1?;:OUTP2?", _outputs)
         if answer.split(";") != list(states.values()):
             raise InstrumentError(f"{self.name} does not switch on as it should: outputs are {answer}")
 
@@ -364,7 +369,7 @@ class Keysight33512BPulser(Keysight33512B):
         """
         self._armed = None
         try:
-            shown = self._ask(f"{_OFF};:DISP:TEXT?").split(";")[-1].strip('"')
+            shown = self._ask(f"{_OFF};:DISP:TEXT?", lambda answer: _in_quotes(answer.split(";", 2)[2]))
             if shown == before:
                 time.sleep(_SETTLING)
                 shown = self.last_mark()
@@ -386,10 +391,10 @@ class Keysight33512BPulser(Keysight33512B):
     # -- the wire ------------------------------------------------------------------------------------------------
 
     def _introduction(self) -> str:
-        identity = self._wire.query("*IDN?")
-        if not re.search(r",33[56]\d\d\w,", identity):
-            raise InstrumentError(f"{self._wire.address} answers {identity!r}, not the identity of a 33500 generator")
-        return identity
+        makers = "AGILENT|KEYSIGHT"
+        return again.identified(
+            self._wire, makers, "|".join(MODELS), f"a 33500 generator that is known here: {', '.join(MODELS)}"
+        )
 
     def _reintroduce(self) -> None:
         identity = self._introduction()
@@ -398,17 +403,31 @@ class Keysight33512BPulser(Keysight33512B):
 
     def _raise_errors(self) -> None:
         """Read the error queue; the first error is raised, the rest is in the log."""
-        errors = []
-        while not (error := self._ask("SYST:ERR?")).lstrip("+-").startswith("0,"):
-            errors.append(error)
+        errors = again.drained(lambda: self._ask("SYST:ERR?", again.scpi_error), self.name)
         for each in errors[1:]:
             self.log.warning("%s: %s", self.name, each)
         if errors:
             raise InstrumentError(f"{self.name} says {errors[0]}")
 
-    def _see_off(self, answer: str) -> None:
-        if answer != "0;0":
+    def _see_off(self, told: Callable[[], str]) -> None:
+        if told() != "0;0" and (answer := told()) != "0;0":  # twice: a damaged zero is no output that stays on
             raise InstrumentError(f"{self.name} was told to switch off and reports {answer!r}: switch it off by hand")
 
-    def _ask(self, line: str) -> str:
-        return again.ask(self._wire, line, self._reintroduce)
+    def _ask(self, line: str, read: again.Read[T]) -> T:
+        return again.ask(self._wire, line, self._reintroduce, read)
+
+
+def _outputs(answer: str) -> str:
+    return again.matching("[01];[01]", answer)[0]
+
+
+def _in_quotes(answer: str) -> str:
+    return again.matching(r'"(.*)"', answer)[1].replace('""', '"')
+
+
+def _after_trigger(answer: str, mark: str) -> tuple[int, str]:
+    """What the error queue says after a trigger, if the mark was left with it."""
+    shown, _, error = answer.partition(";")
+    if _in_quotes(shown) != mark:
+        raise ValueError(f"it does not show the mark {mark!r}")
+    return again.scpi_error(error)

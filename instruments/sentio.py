@@ -10,6 +10,7 @@ from typing import Annotated, TypeVar, Unpack
 
 from qcodes.instrument import Instrument, InstrumentBaseKWArgs
 
+from instruments import again
 from instruments.off_recipe import OffRecipe, OffStep, Stage
 from instruments.quantities import CELSIUS, METRE, Timeout
 from instruments.roles import DieSite, InterlockError, LimitError, LinkError, ProberError, ZState
@@ -143,8 +144,8 @@ class Sentio(Instrument):
 
     def die_sites(self) -> list[DieSite]:
         """The selected dies in route order."""
-        (count, *_) = self._inquire("map:get_num_dies Selected", 1)
-        return [_site(self._inquire(f"map:path:get_die {index}", 2)) for index in range(int(count))]
+        count = self._ask("map:get_num_dies Selected", lambda reply: self._whole(reply, 1)[0])
+        return [self._ask(f"map:path:get_die {index}", self._site) for index in range(count)]
 
     @property
     def last_die(self) -> bool:
@@ -309,8 +310,8 @@ class Sentio(Instrument):
 
     def _index(self) -> tuple[int, DieSite]:
         """Place on the route (negative beside it) and die under the needles, by the prober's own index."""
-        sequence, *place = self._inquire("map:die:get_current_index", 3)
-        return int(sequence), _site(place)
+        sequence, column, row = self._ask("map:die:get_current_index", lambda reply: self._whole(reply, 3)[:3])
+        return sequence, DieSite(column, row)
 
     def _require_separated(self) -> None:
         state = self.z_state()
@@ -326,7 +327,7 @@ class Sentio(Instrument):
 
     def _noted(self, reply: Reply) -> DieSite:
         """The die that a step's reply names; keeps its last-die flag."""
-        site = _site(self._numbers(reply, 2))
+        site = self._site(reply)
         self._last_die = reply.last_die
         return site
 
@@ -397,7 +398,7 @@ class Sentio(Instrument):
         """Select the native command set (which is not answered) and return the version."""
         self._session.write("*RCS 1")
         reply = self._exchange("status:get_version", None)
-        found = re.search(r"Version:\s*([\d.]+)", reply.text)
+        found = re.search(r"Version:\s*(\d{1,4}(\.\d{1,6})+)", reply.text, re.ASCII)
         if reply.error != OK or found is None:
             raise ProberError(
                 f"{self._session.address} answers {reply.text!r}, not the version of a SENTIO.", reply.error
@@ -501,15 +502,25 @@ class Sentio(Instrument):
         numbers = []
         for each in reply.text.split(","):
             try:
-                numbers.append(float(each))
+                numbers.append(again.decimal(each))
             except ValueError:
                 break
         if len(numbers) < least:
-            self._session.condemn("unreadable reply")
-            raise LinkError(f"{self._session.address}: unreadable reply: {reply.text!r}, not {least} numbers")
+            raise self._unreadable(reply, f"not {least} numbers")
         return numbers
 
+    def _whole(self, reply: Reply, least: int) -> list[int]:
+        """Leading numbers of a reply, at least so many, which are all whole ones."""
+        try:
+            return [again.whole(each) for each in reply.text.split(",")[: len(self._numbers(reply, least))]]
+        except ValueError as error:
+            raise self._unreadable(reply, str(error)) from error
 
-def _site(place: list[float]) -> DieSite:
-    """Die of the leading column and row of a reply."""
-    return DieSite(int(place[0]), int(place[1]))
+    def _site(self, reply: Reply) -> DieSite:
+        """Die of the leading column and row of a reply."""
+        column, row, *_ = self._whole(reply, 2)
+        return DieSite(column, row)
+
+    def _unreadable(self, reply: Reply, why: str) -> LinkError:
+        self._session.condemn("unreadable reply")
+        return LinkError(f"{self._session.address}: unreadable reply: {reply.text!r}, {why}")

@@ -75,7 +75,7 @@ def parse(line: str) -> Reply:
     ValueError
         The line is no reply.
     """
-    found = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*,(.*)", line, re.DOTALL | re.ASCII)
+    found = re.fullmatch(r"\s*(\d{1,10})\s*,\s*(\d{1,10})\s*,(.*)", line, re.DOTALL | re.ASCII)
     if found is None:
         raise ValueError(f"{line!r} is no reply of the form number,id,text")
     number = int(found[1])

@@ -11,6 +11,7 @@ from typing import cast
 
 from pyvisa.resources import MessageBasedResource
 
+from instruments.roles import LinkError
 from instruments.wire import VisaSession
 
 
@@ -58,7 +59,12 @@ class SessionResource:
 
     def query(self, text: str) -> str:
         """Send one line and return the one that answers it."""
-        return self._live().query(text)
+        session = self._live()
+        answer = session.query(text)
+        if "\N{REPLACEMENT CHARACTER}" in answer:
+            session.condemn(f"damaged answer to {text!r}")
+            raise LinkError(f"{session.address}: {answer!r} is damaged; it was the answer to {text!r}")
+        return answer
 
     def clear(self) -> None:
         """Throw the connection away, with whatever may still arrive on it, and open a new one."""

@@ -83,10 +83,10 @@ class Station(QcodesStation):
     broker: BrokerClient | None = None
     _released = False
 
-    def load_config_file(self, filename: str | None = None) -> None:
+    def load_config_files(self, *filenames: str) -> None:
         """Read a file as it is read everywhere here, not in the locale's encoding; none that nobody named."""
-        if filename is not None:
-            self.load_config(json.dumps(_read(Path(filename)), ensure_ascii=False))
+        for each in filenames:
+            self.load_config(json.dumps(_read(Path(each)), ensure_ascii=False))
 
     @property
     def prober(self) -> Prober:

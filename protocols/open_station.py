@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.record import Record
+from instruments.plain_yaml import read_text
 from protocols.bench import Bench
 from protocols.progress import RunProgress
 
@@ -107,7 +108,7 @@ def describe_station(record: Record, run: int, path: Path, station: Station) -> 
     OtherStationError
         If an instrument is not the one with which the dies of this record were surveyed.
     """
-    record.event(run, "station", f"connected by {path}", station=Path(path).read_text(encoding="utf-8"))
+    record.event(run, "station", f"connected by {path}", station=read_text(Path(path)))
     array = station.array
     identities = {"prober": station.prober.identify(), "array": array.identify()}
     _check_same(record, run, identities)

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import xarray as xr
-import yaml
-from quantiphy import Quantity
 
 from analysis.record import Record
 from instruments import station as station_files
 from instruments.board_caps import BoardCaps, capabilities
 from instruments.keysight_33500 import SOURCE_RESISTANCE
+from instruments.plain_yaml import parse_yaml
+from instruments.quantities import OHM, Whole
 from instruments.rack import CURRENT_LIMIT, READ_LIMIT, check_wiring, rack_capabilities
 from instruments.roles import ArrayCapabilities, CurrentRange, DieSite, InstrumentError
 from mapping.geometry import MTJ_20K
@@ -232,9 +232,10 @@ def _recorded(stations: list[dict[str, Any]]) -> dict[str, Any]:
     """What the last station file of a record says of its instruments; empty if it cannot be read any more."""
     try:
         return {
-            name: dict(each) for name, each in yaml.safe_load(stations[-1]["data"]["station"])["instruments"].items()
+            name: dict(each)
+            for name, each in parse_yaml(stations[-1]["data"]["station"], "its station file")["instruments"].items()
         }
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, yaml.YAMLError):
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         return {}
 
 
@@ -246,7 +247,10 @@ def _resistance(instruments: dict[str, Any]) -> float:
     """Of the generator of a rack, with what is in its line (Ohm), by a station file that was read as YAML."""
     rack = instruments["array"].get("init") or {}
     pulser = instruments.get(str(rack.get("pulser")), {}).get("init") or {}
-    return SOURCE_RESISTANCE + float(Quantity(str(pulser.get("series_resistance", 0.0))))
+    try:
+        return SOURCE_RESISTANCE + OHM.read(pulser.get("series_resistance", 0.0))
+    except ValueError as error:
+        raise PlanSourceError(f"the station file in the record: series_resistance: {error}") from error
 
 
 def _links_of(array: dict[str, Any]) -> tuple[Link, ...]:
@@ -256,7 +260,10 @@ def _links_of(array: dict[str, Any]) -> tuple[Link, ...]:
     if ":" in wire_of(str(array["address"])):
         return (NETWORK,)
     settings = array | (array.get("init") or {})
-    return (serial_link(int(settings.get("baudrate", BAUDRATE))),)
+    try:
+        return (serial_link(Whole(1).read(settings.get("baudrate", BAUDRATE))),)
+    except ValueError as error:
+        raise PlanSourceError(f"the station file in the record: baudrate: {error}") from error
 
 
 def _wired(planned: PlannedStation, path: Path, settings: dict[str, dict[str, Any]], lot: str) -> PlannedStation:

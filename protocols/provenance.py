@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.record import Record
+from instruments.plain_yaml import PlainYamlError, read_text
 from protocols.catalogue import SHIPPED
 from protocols.selection import RunSettings
 
@@ -89,8 +90,8 @@ def in_folder_of(run: dict[str, Any]) -> Iterator[None]:
 def _kept(record: Record, station: Path) -> str | None:
     """Digest of a station file; None if it cannot be read, which the driver that needs it tells better."""
     try:
-        return record.keep_source(station.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
+        return record.keep_source(read_text(station))
+    except PlainYamlError:
         return None
 
 

@@ -18,6 +18,7 @@ import xarray as xr
 
 from analysis.digest import describe
 from analysis.record import COMPUTED, Record, Step, running, send_request
+from instruments.plain_yaml import PlainYamlError, read_text
 from protocols import identity
 from protocols.bench import Die
 from protocols.carried import Carried, carried, chain_of, due_retests
@@ -315,12 +316,11 @@ def _station_changes(run: Interrupted) -> list[str]:
     if run.station is None:
         return []
     try:
-        text = run.station.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
+        text = read_text(run.station)
+    except PlainYamlError as error:
         raise ResumeError(
-            f"the station file {run.station} cannot be read ({why}); bring it back, or start the run again "
-            "with xbar run --station and the same --out"
+            f"the station file of the run: {error}; bring it back, or start the run again with xbar run --station and "
+            "the same --out"
         ) from error
     if hashlib.sha256(text.encode()).hexdigest() == run.station_sha256:
         return []

@@ -1,19 +1,25 @@
 """The station file: what is accepted, what is said about a wrong one, and how a station is left."""
 
 import json
+import os
+import subprocess
+import sys
 import warnings
 
 import pytest
 import yaml
+from pydantic import ValidationError
+from qcodes.instrument import Instrument
 from qcodes.station import Station as QcodesStation
 from qcodes.utils import NumpyJSONEncoder
 from scripted_peers import disconnect
 
+from instruments import station as station_module
 from instruments.board import FramedBoard
 from instruments.frames import Opcode
 from instruments.roles import ArrayTester, InstrumentError, LinkError, Prober
 from instruments.sentio import Sentio
-from instruments.station import StationFileError, load_station, write_station
+from instruments.station import StationFileError, check_station, load_station, write_station
 
 
 @pytest.fixture
@@ -65,6 +71,85 @@ def test_quantities(file):
         assert station.array.capabilities().v_max == pytest.approx(0.9)
         assert station.array._timeout == pytest.approx(0.3)
         assert station.prober._z_tolerance == pytest.approx(2e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "init", "says"),
+    [
+        ("array", 'pulse_limit: "0,9 V"', "write a point for a decimal comma"),
+        ("array", "pulse_limit: .nan", "no quantity"),
+        ("array", "pulse_limit: -.inf", "no quantity"),
+        ("array", "pulse_limit: 1.0e999", "beyond what a number can be"),
+        ("array", "pulse_limit: yes", "True is no quantity"),
+        ("array", "pulse_limit: 900", "did you mean 900 mV"),
+        ("array", "pulse_limit: 0", "not above 0 V"),
+        ("array", "pulse_limit: 1_0", "no quantity"),
+        ("array", "pulse_limit: 0x1", "expected 'V'"),
+        ("array", "pulse_limit: !!float .nan", "no plain YAML"),
+        ("array", "pulse_limit: [0.9]", "no quantity"),
+        ("array", "pulse_limit: 2026-11-29", "no quantity"),
+        ("array", "pulse_limit: 0.9 V, pulse_limit: 9 V", "stands twice"),
+        ("array", "timeout: 1:30", "expected 's'"),
+        ("array", "timeout: 2 h", "expected 's'"),
+        ("array", "baudrate: 9_600", "not a whole number"),
+        ("array", "baudrate: yes", "not a whole number"),
+        ("array", "baudrate: 9600.0", "not a whole number"),
+        ("prober", 'overtravel_max: "0,05 mm"', "write a point for a decimal comma"),
+        ("prober", "overtravel_max: 50", "more than 1 mm, which is not plausible here; did you mean 50 um?"),
+        ("prober", "overtravel_max: -50 um", "less than 0 m"),
+        ("prober", "z_tolerance: 1", "did you mean 1 um"),
+        ("prober", "temperature_max: .inf", "no quantity"),
+        ("prober", "temperature_max: 398 K", "expected '°C'"),
+        ("prober", "move_timeout: .inf", "no quantity"),
+    ],
+)  # fmt: skip
+def test_a_limit_that_is_a_slip_is_refused_and_never_read_as_something_else(file, name, init, says):
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    content["instruments"][name]["init"] = "INIT"
+    file.write_text(yaml.safe_dump(content).replace("INIT", f"{{{init}}}"), encoding="utf-8")
+    with pytest.raises(StationFileError) as error:
+        check_station(file)
+    assert says in str(error.value) and str(file) in str(error.value)
+
+
+def test_a_bare_number_of_a_foreign_driver_is_a_finite_one():
+    """pydantic alone reads ``yes`` as 1 and takes infinity."""
+    model = station_module._settings_model(Foreign)
+    assert model.model_validate({"level": "0.5", "ranges": [1, 2.5]}).model_dump() == {
+        "level": 0.5, "count": 3, "ranges": [1.0, 2.5], "largest": None,
+    }  # fmt: skip
+    for wrong in ({"level": True}, {"level": float("inf")}, {"level": "0,5"}, {"level": "5 mV"}, {"count": True},
+                  {"level": 1, "count": 2.0}, {"level": 1, "ranges": [float("nan")]},
+                  {"level": 1, "largest": float("nan")}):  # fmt: skip
+        with pytest.raises(ValidationError):
+            model.model_validate(wrong)
+
+
+class Foreign(Instrument):
+    """A driver that says nothing of units."""
+
+    def __init__(self, name: str, *, level: float, count: int = 3, ranges: list[float] | tuple[float, ...] = (),
+                 largest: float | None = None) -> None:  # fmt: skip
+        super().__init__(name)
+
+
+def test_a_file_is_read_alike_whatever_the_locale(file, tmp_path):
+    """Also by QCoDeS, which opens its files in the locale's encoding."""
+    text = file.read_text(encoding="utf-8") + "# Größter Puls: 900 mV; Überhub ≤ 50 µm\n"
+    file = tmp_path / "Prüfstand.yaml"
+    file.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    script = (
+        "import sys, locale; from pathlib import Path; from instruments import station as s\n"
+        "assert locale.getencoding() != 'utf-8', locale.getencoding()\n"
+        "path = Path(sys.argv[1]); print(sorted(s.check_station(path)), len(s._configured(path).config['instruments']))"
+    )
+    # the name in the locale's own way: what is tried is the content
+    plain = file.rename(tmp_path / "bench.yaml")
+    done = subprocess.run(
+        [sys.executable, "-X", "utf8=0", "-c", script, str(plain)], capture_output=True, text=True, check=False,
+        env={**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stdout == "['array', 'prober'] 2\n", done.stderr
 
 
 def test_a_snapshot_can_be_kept_as_json(file):

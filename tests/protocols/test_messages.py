@@ -236,7 +236,7 @@ def test_dies_verdicts_and_bins_that_do_not_exist(run_there, listing):
 
 
 def test_a_lease_that_is_no_time(run_there, listing):
-    run_there(listing, "--lease", "0", says="give a time above 0")
+    run_there(listing, "--lease", "0", says="not above 0 s")
     run_there(listing, "--lease", "5 V", says="--lease")
 
 

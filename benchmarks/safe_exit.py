@@ -395,7 +395,7 @@ def started(framework: str, name: str, folder: Path) -> Iterator[subprocess.Pope
     command = [sys.executable, __file__, "--child", framework, name, home]
     if framework == XBARLAB:
         options = ["--station", f"{home}/station.yaml", "--out", f"{home}/lot", "--lease", f"{LEASE:g}s"]
-        xbar = [sys.executable, "-c", "from protocols.cli import main; main()"]
+        xbar = [sys.executable, "-P", "-c", "from protocols.cli import main; main()"]
         command = [*xbar, "run", f"{Path(__file__).resolve()}:held", *options]
     place = {"SAFE_EXIT_FAULT": name, "SAFE_EXIT_FOLDER": home, "OMP_NUM_THREADS": "1"}
     with (folder / "said").open("wb") as said:

@@ -190,7 +190,12 @@ class BoardLink:
             END,
             max(0.02, milliseconds / 4e3),
         )
-        self.ask(Opcode.HEARTBEAT, payload)
+        try:
+            self.ask(Opcode.HEARTBEAT, payload)
+        except BoardError as error:
+            # one that has bitten, or was stopped, has nothing to disarm: its lines are grounded until it is reset
+            if milliseconds or error.status not in (Status.WATCHDOG, Status.INTERLOCK):
+                raise
         return self.port.keep_alive(beat if milliseconds else None)
 
     def stop(self, patience: float) -> None:

@@ -27,8 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
+from instruments.address_lock import say_purpose
 from instruments.broker_messages import (
     GIVEN_UP,
     LARGEST_HELLO,
@@ -38,6 +37,7 @@ from instruments.broker_messages import (
     Status,
 )
 from instruments.held_session import HeldSession, ReleasedError, quietly, refusal
+from instruments.kept_recipes import forget_recipes, keep_recipes
 from instruments.off_recipe import Device, Outcome, make_safe
 from instruments.recording import Recording
 from instruments.traffic import Kind, TrafficWriter
@@ -52,6 +52,12 @@ LET_GO = 0.5
 TICK = 0.2
 """Seconds between two looks at the lease."""
 
+HELLO = 5.0
+"""Seconds in which somebody who connects must show the token."""
+
+STRANGERS = 32
+"""Connections at most whose token has not been seen; one more, and the oldest of them is dropped."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -63,10 +69,13 @@ class Settings:
         What every client must show first.
     lease
         Seconds of silence after which an owner is taken to hang, unless the station is at rest.
-    lock
-        File that stands for the station; locked while the broker lives, so that two programs cannot hold one station.
+    station
+        Station file, for whoever wants its instruments meanwhile and is told who has them.
     patience
-        Seconds to wait for that lock: an earlier broker may still make the station safe.
+        Seconds to wait for an instrument that another process uses: an earlier broker may still make it safe.
+    recipes
+        File in which to keep what makes the instruments safe, for when this process is gone too; None: nowhere. It is
+        removed when they are safe.
     traffic
         File to write; None: none is written.
     recording
@@ -77,8 +86,9 @@ class Settings:
 
     token: str
     lease: float
-    lock: str | None = None
+    station: str = ""
     patience: float = 40.0
+    recipes: str | None = None
     traffic: str | None = None
     recording: str | None = None
     path: tuple[str, ...] = ()
@@ -101,6 +111,8 @@ class Broker:
         self._owner: str = "awaited"  # then: here, gone (without a word), ended
         self._parent, self._terminated = os.getppid(), False
         self._safe_lock, self._sessions_lock = threading.Lock(), threading.Lock()
+        self._strangers: dict[Channel, float] = {}  # when they came
+        self._strangers_lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
 
@@ -115,6 +127,8 @@ class Broker:
                 for session in self._sessions:
                     session.transport.abandon("the broker ends")
                     quietly(session.transport.close)
+            if self._owner == "ended" or (self.released and not any(each.fault for each in self.outcomes)):
+                forget_recipes(self.settings.recipes)
             if self.traffic is not None:
                 self.traffic.note("end", owner=self._owner, released=self.released)
                 self.traffic.close()
@@ -133,6 +147,13 @@ class Broker:
         """Write to the traffic file what happened beside the wire."""
         if self.traffic is not None:
             self.traffic.note(what, **details)
+
+    def recipe_changed(self) -> None:
+        """Keep what makes the instruments safe where it outlives this process."""
+        if self.settings.recipes is not None and not self.replays:
+            with self._sessions_lock:
+                known = [(each.leads_to, each.recipe) for each in self._sessions if each.recipe is not None]
+                keep_recipes(self.settings.recipes, known)
 
     def release(self, reason: str) -> list[Outcome]:
         """Make the station safe, once; from then on nobody gets through. Returns what became of each instrument."""
@@ -179,6 +200,7 @@ class Broker:
                 return
             if owner == "here":
                 self._check_lease()
+            self._drop_strangers(STRANGERS)
 
     def _check_lease(self) -> None:
         silent = 0.0 if any(session.working for session in self._sessions) else time.monotonic() - self._heard
@@ -207,22 +229,54 @@ class Broker:
             try:
                 connection, _ = self._listener.accept()
             except OSError:
-                return
-            threading.Thread(target=self._serve, args=(Channel(connection),), daemon=True).start()
+                if self._listener.fileno() < 0:  # closed: the broker ends
+                    return
+                self._drop_strangers(0)  # out of file descriptors, most likely
+                time.sleep(TICK)
+                continue
+            self._drop_strangers(STRANGERS - 1)
+            quietly(lambda connection=connection: self._begin(connection))  # type: ignore[misc]
+
+    def _begin(self, connection: socket.socket) -> None:
+        channel = Channel(connection)
+        with self._strangers_lock:
+            self._strangers[channel] = time.monotonic()
+        try:
+            threading.Thread(target=self._serve, args=(channel,), daemon=True).start()
+        except RuntimeError:  # no thread to be had
+            self._known(channel)
+            channel.close()
+            raise
+
+    def _drop_strangers(self, left: int) -> None:
+        """Break the connections of those who have not shown the token in time, and of the oldest of too many."""
+        with self._strangers_lock:
+            known = list(self._strangers.items())
+            late = [channel for channel, came in known if time.monotonic() - came > HELLO]
+            many = [channel for channel, _ in known[: max(0, len(known) - left)]]
+            for channel in {*late, *many}:
+                del self._strangers[channel]
+                channel.close()
+
+    def _known(self, channel: Channel) -> None:
+        with self._strangers_lock:
+            self._strangers.pop(channel, None)
 
     def _serve(self, channel: Channel) -> None:
         try:
-            _, hello = channel.receive(5.0, LARGEST_HELLO)
+            _, hello = channel.receive(HELLO, LARGEST_HELLO)
             said = json.loads(hello)
             if not secrets.compare_digest(str(said["token"]).encode(), self.settings.token.encode()):
                 return
+            self._known(channel)
             if said["role"] == "session":
                 self._serve_session(channel, said)
             else:
                 self._serve_control(channel, said["role"] == "owner")
-        except (OSError, ValueError, LookupError, TypeError):  # whoever it was, it does not speak our language
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):  # it does not speak our language
             return
         finally:
+            self._known(channel)
             channel.close()
 
     def _serve_session(self, channel: Channel, said: dict[str, Any]) -> None:
@@ -242,14 +296,14 @@ class Broker:
         def connect() -> Transport:
             if self._recording is not None:
                 return self._recording.transport(kind, address)
-            return transport_of(kind, address, settings)
+            return transport_of(kind, address, settings, self.settings.patience)
 
+        leads_to = {"kind": kind, "address": address, "settings": settings}
         with self._sessions_lock:
-            session = HeldSession(len(self._sessions) + 1, address, connect, self)
+            session = HeldSession(len(self._sessions) + 1, leads_to, connect, self)
             self._sessions.append(session)
         if self.traffic is not None:
-            tree = {"kind": kind, "address": address, "settings": settings}
-            self.traffic.add(session.number, Kind.SESSION, json.dumps(tree).encode())
+            self.traffic.add(session.number, Kind.SESSION, json.dumps(leads_to).encode())
         return session
 
     def _serve_control(self, channel: Channel, owner: bool) -> None:
@@ -333,17 +387,10 @@ def main() -> int:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     settings = Settings(**json.loads(sys.stdin.readline()))
+    say_purpose(f"broker of {settings.station}")
     sys.path += [each for each in settings.path if each not in sys.path]
-    lock = FileLock(settings.lock) if settings.lock else None
     try:
-        if lock is not None:
-            lock.acquire(timeout=settings.patience)
         broker = Broker(settings)
-    except Timeout:
-        return _refuse(
-            "another program holds this station (its broker still runs). Let it end, or end it with xbar abort on its "
-            "folder"
-        )
     except Exception as error:
         return _refuse(str(error))
     for name in ("SIGTERM", "SIGBREAK"):

@@ -15,11 +15,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from instruments.address_lock import InUseError
 from instruments.broker_messages import AWAKE, GIVEN_UP, OPENING, OUT_OF_TURN, WAIT, Channel, Operation, Status
 from instruments.off_recipe import Device, KeepAlive, OffRecipe, Outcome, make_safe
 from instruments.roles import InstrumentError
@@ -192,20 +192,25 @@ class Broker(BrokerClient):
     Parameters
     ----------
     station
-        Station file: while this broker lives nobody else gets one for it.
+        Station file: its name is told to whoever wants one of its instruments meanwhile.
     lease
         Seconds of silence after which this program is taken to hang.
     patience
-        Seconds to wait for the station if another broker holds it: that may just be making it safe.
+        Seconds to wait for an instrument that another process uses: its broker may just be making it safe.
     traffic
         File for the traffic; None keeps none.
     recording
         Traffic file to answer from instead of instruments.
+    recipes
+        File in which what makes the instruments safe is kept while they are held, for when the broker is gone, too
+        (`instruments.kept_recipes`).
+    token
+        What its clients must show; drawn if None.
 
     Raises
     ------
     BrokerError
-        It did not come up, or another program holds the station.
+        It did not come up.
     """
 
     def __init__(
@@ -216,21 +221,24 @@ class Broker(BrokerClient):
         patience: float = PATIENCE,
         traffic: Path | None = None,
         recording: Path | None = None,
+        recipes: Path | None = None,
+        token: str | None = None,
     ) -> None:
-        self.token = secrets.token_hex(16)
+        self.token = secrets.token_hex(16) if token is None else token
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         settings = {
             "token": self.token,
             "lease": lease,
+            "station": str(station.resolve()),
             "patience": patience,
-            "lock": None if recording else str(station_lock(station)),
+            "recipes": None if recording or recipes is None else str(recipes),
             "traffic": None if traffic is None else str(traffic),
             "recording": None if recording is None else str(recording),
-            "path": [str(Path(each).resolve()) for each in sys.path],
+            "path": [str(Path(each).resolve()) for each in sys.path if each],  # "" is the working folder
         }
         self._process = _spawn(self._errors)
         try:
-            said = self._started(settings, patience + _READY)
+            said = self._started(settings, _READY)
             self.port, self.pid = int(said["port"]), int(said["pid"])
             super().__init__(self.port, self.token)
             self._renewal = min(RENEWAL, lease / 4)
@@ -397,12 +405,6 @@ class BrokeredTransport(Abandonable):
         self._link = link
 
 
-def station_lock(station: Path) -> Path:
-    """File that stands for a station, the same for every program of this machine."""
-    name = sha256(str(station.resolve()).encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"xbarlab-station-{name}.lock"
-
-
 class Link:
     """A channel to the broker; that the broker is gone is said in words that help."""
 
@@ -451,6 +453,8 @@ def _opened(status: int, body: bytes) -> bytes:
         raise ReleasedError(f"{text}. Find out why, then go on with xbar resume.")
     if status == Status.DEVIATION:
         raise ReplayError(text)
+    if status == Status.IN_USE:
+        raise InUseError(text)
     raise ConnectionError(text)
 
 
@@ -464,7 +468,8 @@ def _gone(error: Exception) -> BrokerError:
 def _spawn(errors: Any) -> subprocess.Popen[bytes]:
     """The process, in a session of its own: signals and closed terminals of the program that measures do not end it."""
     home = str(Path(__file__).resolve().parent.parent)
-    path = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
+    theirs = [each for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if Path(each).is_absolute()]
+    path = os.pathsep.join([home, *theirs])  # what is relative is meant for the folder the program was started in
     detached = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | getattr(subprocess, "DETACHED_PROCESS", 0)
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "instruments.broker"],

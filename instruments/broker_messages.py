@@ -68,6 +68,8 @@ class Status(IntEnum):
     DEVIATION = 4
     """A replay: what was asked is not what was recorded."""
     OTHER = 5
+    IN_USE = 6
+    """Another process uses the instrument."""
 
 
 class Channel:

@@ -8,8 +8,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
+from instruments.address_lock import InUseError
 from instruments.broker_messages import OPENING, WAIT, Channel, Operation, Status
 from instruments.off_recipe import Device, KeepAlive, OffRecipe
 from instruments.recording import DeviationError
@@ -36,6 +37,9 @@ class Holder(Protocol):
     def note(self, what: str, **details: object) -> None:
         """Write to the traffic file what happened beside the wire."""
 
+    def recipe_changed(self) -> None:
+        """What makes a session's instrument safe is another."""
+
 
 class HeldSession:
     """One instrument's connection, in the broker.
@@ -44,8 +48,8 @@ class HeldSession:
     owner) is replaced by another; what was asked over the old one is given up.
     """
 
-    def __init__(self, number: int, name: str, connect: Callable[[], Transport], broker: Holder) -> None:
-        self.number, self.name = number, name
+    def __init__(self, number: int, leads_to: dict[str, Any], connect: Callable[[], Transport], broker: Holder) -> None:
+        self.number, self.name, self.leads_to = number, str(leads_to["address"]), leads_to
         self.transport = connect()
         self.recipe: OffRecipe | None = None
         self.lock = threading.Lock()  # whoever has it uses the transport
@@ -152,6 +156,7 @@ class HeldSession:
             self.log(Kind.CLOSE)
         elif operation is Operation.REGISTER:
             self.recipe = None if self._broker.replays else OffRecipe.from_tree(json.loads(body))
+            self._broker.recipe_changed()
         elif operation is Operation.KEEP_ALIVE:
             self._keep_alive = None if self._broker.replays else KeepAlive.from_tree(json.loads(body))
         else:
@@ -253,6 +258,7 @@ class ReleasedError(RuntimeError):
 def _status_of(error: Exception) -> Status:
     for kind, status in (
         (ReleasedError, Status.RELEASED),
+        (InUseError, Status.IN_USE),
         (DeviationError, Status.DEVIATION),
         (TimeoutError, Status.TIMEOUT),
         (OSError, Status.CONNECTION),

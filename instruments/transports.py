@@ -6,11 +6,14 @@ holds transports for sessions that live elsewhere. Every method raises what goes
 
 from __future__ import annotations
 
+import json
 import select
 import socket
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from instruments.address_lock import AddressLock
 from instruments.waiting import SLICE, Abandonable
 
 if TYPE_CHECKING:
@@ -18,6 +21,10 @@ if TYPE_CHECKING:
 
 LARGEST_MESSAGE = 1 << 20
 """Bytes without a terminator after which the other side is taken to be out of step."""
+
+
+BACKENDS = ("@py", "@ivi")
+"""PyVISA's back ends: in Python, and by the VISA library that is installed."""
 
 
 class Transport(Protocol):
@@ -52,17 +59,54 @@ class Transport(Protocol):
         """
 
 
-def transport_of(kind: str, address: str, settings: dict[str, Any]) -> Transport:
-    """A transport by its kind (``port``, ``visa``, ``library``), not yet opened."""
+def transport_of(kind: str, address: str, settings: dict[str, Any], patience: float = 0.0) -> Transport:
+    """A transport by its kind (``port``, ``visa``, ``library``), not yet opened.
+
+    Opening it takes the lock of its address first, within `patience` (s) (`instruments.address_lock`).
+    """
+    transport: Transport
+    where = address
     if kind == "port":
-        return PortTransport(address, **settings)
-    if kind == "visa":
-        return VisaTransport(address, **settings)
-    if kind == "library":
+        transport = PortTransport(address, **settings)
+    elif kind == "visa":
+        transport = VisaTransport(address, **settings)
+    elif kind == "library":
         from instruments.vendor_library import LibraryTransport
 
-        return LibraryTransport(address, **settings)
-    raise ValueError(f"transport {kind!r} is none of port, visa, library")
+        transport = LibraryTransport(address, **settings)
+        where = f"{address} {json.dumps(settings, sort_keys=True)}"  # a maker's package may drive several instruments
+    else:
+        raise ValueError(f"transport {kind!r} is none of port, visa, library")
+    return LockedTransport(transport, AddressLock(kind, where), patience)
+
+
+class LockedTransport:
+    """A transport that nobody else of this machine connects to between `open` and `close`."""
+
+    def __init__(self, transport: Transport, lock: AddressLock, patience: float) -> None:
+        self._transport, self._lock, self._patience = transport, lock, patience
+        self._opened = False
+        self.send, self.receive, self.query = transport.send, transport.receive, transport.query
+        self.interrupt, self.abandon = transport.interrupt, transport.abandon
+
+    def open(self) -> None:
+        """See `Transport.open`; what was open once is not left to others until `close`."""
+        self._lock.acquire(self._patience)
+        try:
+            self._transport.open()
+        except BaseException:
+            if not self._opened:
+                self._lock.release()
+            raise
+        self._opened = True
+
+    def close(self) -> None:
+        """See `Transport.close`."""
+        self._opened = False
+        try:
+            self._transport.close()
+        finally:
+            self._lock.release()
 
 
 class PortTransport(Abandonable):
@@ -119,8 +163,12 @@ class PortTransport(Abandonable):
         return self.receive(terminator, timeout)
 
     def receive(self, terminator: bytes, timeout: float) -> bytes:
-        """Bytes up to the next terminator."""
+        """Bytes up to the next terminator; with an empty one, whatever has come."""
         deadline = time.monotonic() + timeout
+        if not terminator:
+            message = bytes(self._received) or self._arriving(deadline)
+            self._received.clear()
+            return message
         searched = 0
         while (end := self._received.find(terminator, searched)) < 0:
             searched = len(self._received)
@@ -168,13 +216,39 @@ def _send_at_once(port: Any) -> None:
         same_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-class VisaTransport(Abandonable):
-    """Messages over a PyVISA resource; the terminator is that of the resource."""
+def checked_backend(name: str) -> str:
+    """A back end of PyVISA by its name; a file that would be loaded is none.
 
-    def __init__(self, address: str, *, backend: str, terminator: str, baudrate: int | None, timeout: float) -> None:
+    Raises
+    ------
+    ValueError
+        It is none of `BACKENDS`.
+    """
+    if name not in BACKENDS:
+        raise ValueError(
+            f"the VISA back end {name!r} is none of {', '.join(BACKENDS)}; which library @ivi loads is a setting of "
+            "PyVISA (its .pyvisarc), not of a station file"
+        )
+    return name
+
+
+class VisaTransport(Abandonable):
+    """Messages over a PyVISA resource, each up to the terminator that is asked for; with an empty one, to its end."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        backend: str,
+        terminator: str,
+        baudrate: int | None,
+        timeout: float,
+        serial: Mapping[str, int] | None = None,
+    ) -> None:
         super().__init__()
-        self._address, self._backend, self._terminator = address, backend, terminator
-        self._baudrate, self._timeout = baudrate, timeout
+        self._address, self._backend, self._terminator = address, checked_backend(backend), terminator
+        self._settings: dict[str, Any] = {} if baudrate is None else {"baud_rate": baudrate}
+        self._serial, self._timeout = dict(serial or {}), timeout
         self._resource: MessageBasedResource | None = None
 
     def open(self) -> None:
@@ -185,12 +259,13 @@ class VisaTransport(Abandonable):
         from pyvisa.resources import MessageBasedResource
 
         manager = pyvisa.ResourceManager(self._backend)
-        settings: dict[str, Any] = {} if self._baudrate is None else {"baud_rate": self._baudrate}
-        resource = manager.open_resource(self._address, open_timeout=int(1e3 * self._timeout), **settings)
+        resource = manager.open_resource(self._address, open_timeout=int(1e3 * self._timeout), **self._settings)
         if not isinstance(resource, MessageBasedResource):
             resource.close()
             raise TypeError("this VISA resource does not exchange messages")
-        resource.read_termination = self._terminator
+        for name, value in self._serial.items():
+            resource.set_visa_attribute(getattr(pyvisa.constants.ResourceAttribute, name), value)
+        resource.read_termination = self._terminator or None
         resource.timeout = 1e3 * self._timeout
         if not self._address.upper().endswith("::SOCKET"):
             resource.clear()
@@ -221,6 +296,9 @@ class VisaTransport(Abandonable):
     def receive(self, terminator: bytes, timeout: float) -> bytes:
         """The next message."""
         resource, deadline = self._live(), time.monotonic() + timeout
+        ending = terminator.decode("latin-1") or None
+        if resource.read_termination != ending:
+            resource.read_termination = ending
         # the back end itself spins on a lost connection: wait outside of it, where that can be seen
         while _tcp_socket(resource) is not None and not _has_arrived(resource, min(SLICE, self._left(deadline))):
             pass

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from analysis.record import Record
+from instruments.broker_client import Broker, BrokerError
 from instruments.plain_yaml import read_text
 from protocols.bench import Bench
+from protocols.left_broker import KnownBroker, broker_file, known_broker, recipes_file
 from protocols.progress import RunProgress
 
 if TYPE_CHECKING:
-    from instruments.broker_client import Broker
     from instruments.station import Station
 
 #: Seconds of silence with the needles down after which a program is taken to hang (assumed).
@@ -27,11 +30,6 @@ RACK = "@rack"
 def traffic_file(folder: Path, run: int) -> Path:
     """The traffic of a run of a lot."""
     return folder / "traffic" / f"run-{run:04d}.traffic"
-
-
-def broker_file(folder: Path) -> Path:
-    """Where a lot's running broker can be found by other programs of the same user."""
-    return folder / "broker.json"
 
 
 class OtherStationError(RuntimeError):
@@ -88,16 +86,39 @@ class StationOpener:
     @contextmanager
     def _broker(self, path: Path, run: int) -> Iterator[Broker]:
         """The broker of the station, and a file that tells other programs how to reach it."""
-        from instruments.broker_client import Broker
-
-        with Broker(path, lease=self.lease, traffic=traffic_file(self._out, run)) as broker:
-            file = broker_file(self._out)
-            with open(file, "w", encoding="utf-8", opener=_private) as opened:
-                json.dump({"port": broker.port, "token": broker.token, "pid": broker.pid, "run": run}, opened)
+        before = _left_by_an_earlier_run(self._out)
+        token = secrets.token_hex(16)
+        with Broker(path, lease=self.lease, traffic=traffic_file(self._out, run), token=token,
+                    recipes=recipes_file(token)) as broker:  # fmt: skip
+            if before is not None:
+                before.forget()
+            KnownBroker(broker.port, token, broker.pid, psutil.Process(broker.pid).create_time(), run).keep(self._out)
             try:
                 yield broker
             finally:
-                file.unlink(missing_ok=True)
+                broker_file(self._out).unlink(missing_ok=True)
+
+
+def _left_by_an_earlier_run(folder: Path) -> KnownBroker | None:
+    """The broker of an earlier run, if there is a trace of it.
+
+    Raises
+    ------
+    BrokerError
+        It holds the instruments and hangs: nobody would be let in.
+    """
+    known = known_broker(folder)
+    if known is not None and known.process() is not None:
+        try:
+            known.visit().end()
+        except BrokerError as error:
+            if known.process() is not None:  # it may just have ended
+                how = "was stopped" if known.stopped() else "does not answer"
+                raise BrokerError(
+                    f"process {known.pid}, the broker of run {known.run}, holds the instruments and {how}. End it with "
+                    f"xbar abort {folder}, which makes the station safe; then go on with xbar resume {folder}"
+                ) from error
+    return known
 
 
 def describe_station(record: Record, run: int, path: Path, station: Station) -> None:
@@ -145,11 +166,6 @@ def _snapshot(station: Station) -> Any:
     from qcodes.utils import NumpyJSONEncoder
 
     return json.loads(json.dumps(station.snapshot(update=False), cls=NumpyJSONEncoder))
-
-
-def _private(path: str, flags: int) -> int:
-    """Open a file that only its owner can read: it holds the token of the broker."""
-    return os.open(path, flags, 0o600)
 
 
 def simulated_bench(name: str, seed: int, folder: Path) -> AbstractContextManager[Path]:

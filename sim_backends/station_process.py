@@ -39,7 +39,7 @@ class StationProcess:
         self.config = config
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "sim_backends.station", "-"],
+            [sys.executable, "-P", "-m", "sim_backends.station", "-"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -144,7 +144,8 @@ def spawn_station(config: StationConfig | Mapping[str, Any] | str | Path) -> Sta
 def _environment() -> dict[str, str]:
     """Environment in which the child finds this package, wherever the parent runs."""
     home = str(Path(__file__).resolve().parent.parent)
-    path = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
+    theirs = [each for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if Path(each).is_absolute()]
+    path = os.pathsep.join([home, *theirs])  # what is relative is meant for the folder the program was started in
     # small matrices: more threads only fight over the processor with the program that measures
     threads = {name: os.environ.get(name, "1") for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
     return {**os.environ, **threads, "PYTHONPATH": path}

@@ -1,6 +1,7 @@
 """Who may import whom, held by what is really loaded after importing every module of a room in a fresh interpreter."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -49,3 +50,21 @@ def test_help_loads_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("python_path", ["", ".", os.pathsep])
+def test_a_process_of_ours_imports_nothing_from_the_working_folder(tmp_path, monkeypatch, python_path):
+    """A `yaml.py` that lies where the user happens to be is not what we import."""
+    from instruments.broker_client import Broker
+    from sim_backends.station_process import spawn_station
+
+    for name in ("yaml", "random", "serial", "psutil", "numpy", "site"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'a').write('{name} ')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", python_path)
+    with Broker(tmp_path / "station.yaml"):
+        pass
+    if not python_path:
+        with spawn_station({"lot": "mtj", "dies": 1}):
+            pass
+    assert not (tmp_path / "ran").exists()

@@ -14,10 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
+import psutil
+
 from protocols.cli import main
+from protocols.left_broker import known_broker
 
 #: The command, independent of where the interpreter keeps its scripts.
-XBAR = (sys.executable, "-c", "from protocols.cli import main; main()")
+XBAR = (sys.executable, "-P", "-c", "from protocols.cli import main; main()")
 PATIENCE = 60.0  # s
 
 
@@ -96,3 +99,12 @@ def wait_for(condition, patience: float = PATIENCE) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.02)
+
+
+def wait_for_broker(folder: Path) -> None:
+    """Wait until the broker of a lot, if one is known that lives, has ended."""
+    known = known_broker(folder)
+    process = None if known is None else known.process()
+    if process is not None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.wait(PATIENCE)

@@ -22,13 +22,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 import yaml
-from command_line import PATIENCE, ended, served, wait_for
-from filelock import FileLock
+from command_line import PATIENCE, ended, served, wait_for, wait_for_broker
 from happened import assert_frames_were_intended, assert_read_before_pulsed, happened, operations, safe_after
 from short_lot import write_lot
 
 from analysis.record import Record
-from instruments.broker_client import station_lock
 from sim_backends.array.readout import ReadoutSpec
 
 HERE = Path(__file__).parent
@@ -285,8 +283,8 @@ def _kill_broker(place: Place, process: subprocess.Popen[bytes], seconds: float)
 def _wait_for_broker(place: Place) -> float:
     """Seconds until nobody holds the station any more."""
     began = time.monotonic()
-    with FileLock(station_lock(place.station)).acquire(timeout=PATIENCE, poll_interval=0.02):
-        return time.monotonic() - began
+    wait_for_broker(place.folder)
+    return time.monotonic() - began
 
 
 def table_rows(folder: Path) -> Rows:

@@ -8,13 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import PATIENCE, ended, wait_for, xbar
-from filelock import FileLock
+from command_line import PATIENCE, ended, wait_for, wait_for_broker, xbar
 from happened import assert_frames_were_intended, assert_left_safely, assert_read_before_pulsed, happened, safe_after
 from safetensors.numpy import save_file
 
 from analysis.record import Record
-from instruments.broker_client import station_lock
 from mapping.analog_schedule import AnalogSchedule
 from mapping.converge import Outcome
 
@@ -89,8 +87,8 @@ def test_killed_in_the_middle_of_a_write_nothing_is_pulsed_twice(home):
     when = float(noted.read_text(encoding="utf-8").splitlines()[-1].split("\t")[2])
     log = out / "station" / "physical.jsonl"
     wait_for(lambda: safe_after(happened(log), when) is not None, 10)
-    with FileLock(station_lock(out / "station.yaml")).acquire(timeout=PATIENCE):
-        before = len([entry for entry in happened(log) if entry["what"] == "pulse"])
+    wait_for_broker(out)
+    before = len([entry for entry in happened(log) if entry["what"] == "pulse"])
     with Record.open(out, create=False, write=False) as record:
         assert not record.results("program", "protocols.analog_write.write_analog").get(FIRST)
         assert len(record.intents(FIRST)) > 250, "it died while it wrote"

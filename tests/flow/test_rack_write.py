@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import PATIENCE, ended, wait_for, xbar
-from filelock import FileLock
+from command_line import PATIENCE, ended, wait_for, wait_for_broker, xbar
 from happened import assert_left_safely, happened, of_kind, safe_after
 from happened_rack import (
     assert_limits_were_kept,
@@ -21,7 +20,6 @@ from happened_rack import (
 
 from analysis.record import Record
 from analysis.step_names import MEASURE_ANALOG, WRITE_ANALOG
-from instruments.broker_client import station_lock
 from protocols.bench import DOSE_LIMIT
 
 DIE, CAP, CURRENT_LIMIT = "c2r6", 2.1, 5e-3
@@ -48,8 +46,8 @@ def home(tmp_path_factory):
     when = float(noted.read_text(encoding="utf-8").splitlines()[-1].split("\t")[2])
     log = out / "station" / "physical.jsonl"
     wait_for(lambda: safe_after(happened(log), when) is not None, 10)
-    with FileLock(station_lock(out / "station.yaml")).acquire(timeout=PATIENCE):
-        killed = happened(log)
+    wait_for_broker(out)
+    killed = happened(log)
     with Record.open(out, create=False, write=False) as record:
         assert record.results("grey-picture", MEASURE_ANALOG) and not record.results("grey-picture", WRITE_ANALOG), (
             "while it wrote"

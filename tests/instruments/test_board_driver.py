@@ -228,7 +228,7 @@ class TestFaults:
 
     def test_an_interrupted_pulse_is_not_held_against_the_next(self, board, peer_board, monkeypatch):
         board.pulse(0, ONE, 0.5, 1e-7)
-        transport = board._link.port._transport
+        transport = board._link.port._transport._transport  # within the lock of its address
         monkeypatch.setattr(transport, "_arriving", lambda deadline: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             board.pulse(0, ONE, 0.5, 1e-7)
@@ -244,7 +244,7 @@ class TestFaults:
             board.read(0, 0.1)
 
     def test_a_damaged_request_is_repeated_if_it_pulses_nothing(self, board, peer_board, monkeypatch):
-        transport = board._link.port._transport
+        transport = board._link.port._transport._transport  # within the lock of its address
         real_send, damaged = transport.send, []
 
         def damage_first(data):
@@ -384,3 +384,12 @@ def test_a_batch_decodes_fast():
     board.close()
     peer.stop()
     assert min(times) < 2e-3
+
+
+@pytest.mark.parametrize("status", [Status.WATCHDOG, Status.INTERLOCK])
+def test_a_watchdog_that_has_bitten_has_nothing_to_disarm(board, peer_board, status):
+    """So needles can be lifted off by a program that finds the board like that."""
+    peer_board.refuse[Opcode.HEARTBEAT] = [status, status]
+    assert board.arm_watchdog(0.0) is False
+    with pytest.raises(BoardError, match=r"reset\(\)"):
+        board.arm_watchdog(1.0)

@@ -1,9 +1,11 @@
 """What the broker promises, judged by what physically happened at a simulated station or by what peers were told."""
 
+import errno
 import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -13,11 +15,15 @@ from contextlib import suppress
 import pytest
 from scripted_peers import ScriptedSentio, delay, lose_reply
 
+from instruments import broker as server
 from instruments.board_link import BoardLink
+from instruments.broker import STRANGERS
 from instruments.broker_client import Broker, BrokerClient, BrokerError, ReleasedError
 from instruments.broker_messages import HEAD, LARGEST, Channel, Operation
 from instruments.frames import Opcode
-from instruments.off_recipe import OffRecipe, OffStep, Stage
+from instruments.kept_recipes import kept_devices
+from instruments.off_recipe import OffRecipe, OffStep, Stage, make_safe
+from instruments.roles import InstrumentError
 from instruments.sentio import Sentio
 from instruments.station import load_station, write_station
 from instruments.traffic import Kind, read_traffic
@@ -417,15 +423,97 @@ def test_a_lost_heartbeat_ends_the_session_and_reopening_mends_it(start, parts, 
 # -- one station, one owner --------------------------------------------------------------------------------------------
 
 
-def test_a_second_broker_waits_and_is_refused(start):
-    first = start()
-    began = time.monotonic()
-    with pytest.raises(BrokerError, match="another program holds this station"):
-        start(patience=0.5)
-    assert time.monotonic() - began < 5
+def test_a_second_program_waits_for_an_instrument_and_is_refused(start, peer_board):
+    first, second = start(), start("copy.yaml", patience=0.3)
+    with through(first):
+        open_port(peer_board.address)
+    again = peer_board.address.replace("127.0.0.1", "localhost")
+    with through(second), pytest.raises(InstrumentError, match=rf"process {first.pid} of user .*station\.yaml"):
+        open_port(again)
+    assert peer_board.clients == 1
     threading.Timer(0.3, first.close).start()
-    assert start(patience=20.0).status()["owner"] == "here"
-    assert start("another.yaml").pid
+    with through(start("third.yaml", patience=20.0)):
+        open_port(again)
+
+
+def test_idle_strangers_keep_nobody_out(start, parts):
+    """Fewer than the broker may open, more than it waits for: those who show the token are served all the while."""
+    broker = start()
+    strangers = [socket.create_connection(("127.0.0.1", broker.port), timeout=2) for _ in range(3 * STRANGERS)]
+    try:
+        assert BrokerClient(broker.port, broker.token, "visitor").status()["owner"] == "here"
+        assert parts(broker)[0].last_action()
+        dropped = sum(each.recv(1) == b"" for each in strangers[: 2 * STRANGERS - 4])
+        assert dropped == 2 * STRANGERS - 4
+    finally:
+        for each in strangers:
+            each.close()
+
+
+def test_accepting_goes_on_when_descriptors_have_run_out(monkeypatch):
+    broker = server.Broker(server.Settings("secret", 30.0))
+    real, fails = broker._listener, [OSError(errno.EMFILE, "too many open files")] * 3
+
+    class Failing:
+        def accept(self):
+            if fails:
+                raise fails.pop()
+            return real.accept()
+
+        def __getattr__(self, name):
+            return getattr(real, name)
+
+    broker._listener = Failing()
+    monkeypatch.setattr(server, "TICK", 0.01)
+    accepting = threading.Thread(target=broker._accept, daemon=True)
+    accepting.start()
+    assert BrokerClient(broker.port, "secret", "visitor").status()["owner"] == "awaited"
+    real.shutdown(socket.SHUT_RDWR)
+    real.close()
+    accepting.join(5)
+    assert not accepting.is_alive() and not fails
+
+
+def test_who_drips_is_dropped():
+    """A byte now and then holds no connection longer than the time for a token."""
+    broker = server.Broker(server.Settings("secret", 30.0))
+    there = socket.create_connection(broker._listener.getsockname())
+    here, _ = broker._listener.accept()
+    with here, there:
+        broker._strangers[Channel(here)] = time.monotonic() - server.HELLO - 0.1
+        broker._drop_strangers(STRANGERS)
+        assert there.recv(1) == b"" and not broker._strangers
+    broker._listener.close()
+
+
+def test_what_makes_it_safe_outlives_a_broker_that_is_killed(start, parts, peer_board, peer_sentio, tmp_path):
+    recipes = tmp_path / "recipes.json"
+    broker = start(recipes=recipes)
+    parts(broker)
+    peer_sentio.z = 16000.0
+    assert os.name != "posix" or stat.S_IMODE(recipes.stat().st_mode) == 0o600
+    broker._process.kill()
+    broker._process.wait()
+    outcomes = make_safe(kept_devices(recipes))
+    assert [each.fault for each in outcomes] == ["", ""]
+    assert peer_board.count(Opcode.ESTOP) == 1 and peer_sentio.z == 15700.0
+
+
+@pytest.mark.parametrize("failed", [True, False])
+def test_what_makes_it_safe_is_not_kept_of_a_station_that_is(start, parts, peer_board, peer_sentio, tmp_path, failed):
+    broker = start(recipes=tmp_path / "recipes.json")
+    parts(broker)
+    broker.close(failed=failed)
+    assert not (tmp_path / "recipes.json").exists()
+    assert kept_devices(tmp_path / "recipes.json") == []
+
+
+@pytest.mark.parametrize("text", ["", "{}", '[{"kind": "port"}]', "[1]", "[" * 10_000])
+def test_recipes_that_were_damaged_are_named(tmp_path, text):
+    (tmp_path / "recipes.json").write_text(text)
+    with pytest.raises(ValueError, match=r"recipes\.json|Expecting"):
+        if not kept_devices(tmp_path / "recipes.json"):
+            raise ValueError("recipes.json holds none")
 
 
 def test_visitors_ask_and_stop_but_own_nothing(start, parts, peer_board):
@@ -480,9 +568,9 @@ def test_what_a_session_does_not_know_is_refused(start, parts):
     assert link.last_action()
 
 
-def test_an_owner_that_never_comes_is_not_waited_for(tmp_path):
+def test_an_owner_that_never_comes_is_not_waited_for():
     code = "import instruments.broker as b; b.OWNER_PATIENCE = 0.3; b.main()"
-    settings = {"token": "t", "lease": 1.0, "lock": str(tmp_path / "lock")}
+    settings = {"token": "t", "lease": 1.0}
     done = subprocess.run([sys.executable, "-c", code], input=json.dumps(settings) + "\n", text=True,
                           capture_output=True, timeout=10, check=True)  # fmt: skip
     assert json.loads(done.stdout)["port"] > 0

@@ -1,6 +1,7 @@
 """The promise of a session: after an error nothing is read from it until it was opened again."""
 
 import _thread
+import contextlib
 import random
 import threading
 import time
@@ -163,8 +164,8 @@ def test_nobody_listens_at_a_port(held):
 
 
 def test_nobody_listens_at_a_visa_address(held):
-    with pytest.raises(LinkError) as error:
-        session = open_visa("TCPIP::127.0.0.1::9::SOCKET", timeout=0.3)
+    session = open_visa("TCPIP::127.0.0.1::9::SOCKET", timeout=0.3)
+    with pytest.raises(LinkError) as error, contextlib.closing(session):
         session.query("hello")
     assert "127.0.0.1::9" in str(error.value)
     assert "xbar sim" in str(error.value) and "station file" in str(error.value)

@@ -1,10 +1,14 @@
 """Kill -9 of the runner (and of its broker) at random moments and at every boundary of a short lot, then resume.
 
-``python benchmarks/kill_runner.py [--uniform 100] [--boundaries 0] [--chains 10] [--broker 10] [--jobs 2]``; by default
-it takes about half an hour on two cores. A trial fails if anything promised does not hold (tests/flow/kill_trials.py
-says what is looked at); its folder is kept then. Prints what was killed where, and the worst of what was found.
+The board loses its supply too: in some trials with a pulse frame, in a third of all whenever its port is opened.
 
-Half of the trials have a station that is served by hand and outlives the runs, half one that each run starts itself.
+``python benchmarks/kill_runner.py [--uniform 100] [--boundaries 0] [--chains 10] [--broker 10] [--board 20]``; by
+default it takes about half an hour on two cores. A trial fails if anything promised does not hold
+(tests/flow/kill_trials.py says what is looked at); its folder is kept then. Prints what was killed where, and the worst
+of what was found.
+
+A third of the trials has a station that is served by hand and outlives the runs, a third the same with a board that
+restarts when its port is opened, a third one that each run starts itself.
 """
 
 from __future__ import annotations
@@ -25,7 +29,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "flow"))
 
-from kill_trials import PLACES, Judged, Moment, Reference, trial, undisturbed
+import kill_trials
+from kill_trials import PLACES, Judged, Moment, Reference, opened, trial, undisturbed
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,10 @@ def plan(options: argparse.Namespace, references: dict[str, Reference]) -> list[
         add("and the resumed run too", [first, *(Moment(int(at)) for at in rng.integers(1, 60, 2))])
     for _ in range(options.broker):
         add("broker", [uniform("broker")])
+    for _ in range(options.board):
+        frame = int(rng.integers(1, references["restarting"].pulse_frames + 1))
+        moment = Moment(victim="board", frame=frame, before=bool(rng.integers(2)))
+        planned.append(Planned(len(planned), "board restarts", "restarting", [moment]))
     return planned
 
 
@@ -75,7 +84,7 @@ def attempt(planned: Planned, home: Path, references: dict[str, Reference]) -> J
     folder = home / f"{planned.number:04d}"
     folder.mkdir()
     try:
-        with PLACES[planned.place](folder) as place:
+        with opened(planned.place, folder, planned.moments) as place:
             judged = trial(place, references[planned.place], planned.moments)
     except Exception:
         moments = ", ".join(map(str, planned.moments))
@@ -108,6 +117,10 @@ def show(done: list[tuple[Planned, Judged | None]], seconds: float) -> None:
     )
     print(f"\npulse frames, each one intended and none twice: {frames}")
     print(f"steps identical to the undisturbed run: {same}; within read noise, states the same: {alike}")
+    told = sum(killed.status > 0 for killed in kills if killed.moment.victim == "board")
+    print(f"board restarted with a pulse frame, the run ended and said so: {told}")
+    print(f"kills and restarts: {len(kills)}; trials in which a pulse was fired twice or something was lost: "
+          f"{sum(judged is None for _, judged in done)}")  # fmt: skip
     for victim in ("runner", "broker"):
         safe = [killed.safe_s for killed in kills if killed.moment.victim == victim and killed.safe_s > 0]
         if safe:
@@ -121,10 +134,10 @@ def show(done: list[tuple[Planned, Judged | None]], seconds: float) -> None:
 
 def references_in(home: Path) -> Iterator[tuple[str, Reference]]:
     """An undisturbed run at either kind of station."""
-    for name, opened in PLACES.items():
+    for name in PLACES:
         folder = home / f"undisturbed-{name}"
         folder.mkdir()
-        with opened(folder) as place:
+        with opened(name, folder) as place:
             yield name, undisturbed(place)
 
 
@@ -135,9 +148,14 @@ def main() -> None:
     parser.add_argument("--boundaries", type=int, default=0, help="kills at so many boundaries; 0: at each")
     parser.add_argument("--chains", type=int, default=10, help="trials whose resumed run is killed twice, too")
     parser.add_argument("--broker", type=int, default=10, help="kills of the broker")
+    parser.add_argument("--board", type=int, default=20, help="restarts of the board with a pulse frame")
     parser.add_argument("--jobs", type=int, default=2, help="trials at once")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--patience", type=float, default=60.0, help="s that a command may take; more on a busy machine"
+    )
     options = parser.parse_args()
+    kill_trials.PATIENCE = options.patience
     began = time.monotonic()
     home = Path(tempfile.mkdtemp(prefix="kill-runner-"))
     references = dict(references_in(home))

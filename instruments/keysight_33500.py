@@ -164,7 +164,7 @@ class Keysight33512BPulser(Keysight33512B):
         Raises
         ------
         PulseNotFiredError
-            The reply is lost, and the instrument does not show the mark.
+            The reply is lost, and the instrument shows the mark of the pulse before.
         UnknownOutcomeError
             The reply is lost, and whether it was fired cannot be found out.
         InstrumentError
@@ -381,11 +381,11 @@ class Keysight33512BPulser(Keysight33512B):
         if shown == mark:
             self.log.warning("%s: the reply to pulse %r was lost, it was fired: %s", self.name, mark, fault)
             return
-        if shown == before:
+        if shown == before and before:  # an empty one may be that of a restart, which takes the mark with it
             raise PulseNotFiredError(f"{self.name}: pulse {mark!r} was not fired: {fault}")
         raise UnknownOutcomeError(
-            f"{self.name}: the reply to pulse {mark!r} was lost, and the generator shows {shown!r}: it was restarted, "
-            "or another program uses it. Count the pulse as fired"
+            f"{self.name}: the reply to pulse {mark!r} was lost, and the generator shows {shown!r}: it was or may have "
+            "been restarted, or another program uses it. Count the pulse as fired"
         )
 
     # -- the wire ------------------------------------------------------------------------------------------------

@@ -92,6 +92,8 @@ class Bench:
         Shows progress.
     let_pass
         Lets time (s) pass in a step that waits; by default that of the wall clock.
+    clock
+        Tells the station's own time (s), where it keeps one that does not run with the wall clock.
 
     Attributes
     ----------
@@ -100,7 +102,7 @@ class Bench:
     contact_check
         How it was found at this one.
     waited
-        Seconds that steps have waited.
+        Seconds that steps have waited and the station's own clock has not counted.
     """
 
     def __init__(
@@ -118,6 +120,7 @@ class Bench:
         make_safe: Callable[[], None] | None = None,
         report: Callable[[str, float], None] = lambda text, share: None,
         let_pass: Callable[[float], None] | None = None,
+        clock: Callable[[], float | None] = lambda: None,
     ) -> None:
         self.prober, self._tester = prober, tester
         self.array = LedgeredTester(tester, record, run, self.check_interlocks, dose_limit)
@@ -132,7 +135,7 @@ class Bench:
         self._record, self._run = record, run
         self._v_check, self._contact_attempts = v_check, contact_attempts
         self._lease, self._make_safe, self._report = lease, make_safe, report
-        self._let_pass = self._wait_by_the_clock if let_pass is None else let_pass
+        self._let_pass, self._clock = self._wait_by_the_clock if let_pass is None else let_pass, clock
 
     def report(self, text: str, share: float) -> None:
         """Show how far a step is (0..1); also the sign that the program is alive during long work on the host."""
@@ -156,8 +159,10 @@ class Bench:
         total = limits.check_number("a wait (s)", seconds)
         if not 0 <= total <= WAIT_MAX:
             raise LimitError(f"a wait of {total:g} s is outside of 0 to {WAIT_MAX:g} s")
+        began = self._clock()
         self._let_pass(total)
-        self.waited += total
+        counted = (self._clock() or 0.0) - began if began is not None else 0.0
+        self.waited += max(0.0, total - counted)
 
     def _wait_by_the_clock(self, total: float) -> None:
         end = time.monotonic() + total

@@ -28,12 +28,16 @@ CONDUCTING_GATED = 20e-6
 #: A cell of a passive array conducts above this (S): the lowest that the authors of arXiv:2305.18495 draw for cells
 #: stuck at high resistance is 10 uS, what RESET goes to is above 45 uS; before forming it is below 1 uS.
 CONDUCTING_PASSIVE = 10e-6
-#: Leakage must stand out of the air by so many standard errors of its mean over the cells.
+#: Leakage must stand out of the air by so many standard errors of its median over the cells.
 SIGMAS = 6.0
 #: Readings averaged, and cells looked at, for leakage: as many as a rack measures in half a minute.
-_AVERAGES, _CELLS = 16, 64
+_AVERAGES, _CELLS, _CELLS_MIN = 16, 64, 4
 
 WAYS = ("conduction", "leakage", "trusted", "cells")
+
+
+class ContactError(ValueError):
+    """There is no such way to find contact."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,12 @@ class ContactRule:
 
         Raises
         ------
-        ValueError
+        ContactError, CellNameError
             Naming what there is.
         """
         way, _, where = text.strip().partition(" ")
         if way not in WAYS or bool(where.strip()) != (way == "cells"):
-            raise ValueError(
+            raise ContactError(
                 f"contact {text!r}: give conduction, leakage, trusted, or the cells of a test structure that conducts "
                 "in every state: cells 0,0 7,7 (row,column)"
             )
@@ -73,7 +77,7 @@ class ContactCheck:
     Attributes
     ----------
     leakage
-        Mean conductance (S) above that in the air, where that was looked at; NaN else.
+        Median conductance (S) above that in the air, where that was looked at; NaN else.
     leaks
         Whether it stands out: the needles touch, though no cell conducts.
     accepted
@@ -149,9 +153,11 @@ def small_conductance(array: LedgeredTester) -> FloatArray:
 
 
 def leakage(touched: FloatArray, air: FloatArray) -> tuple[float, bool]:
-    """Mean conductance (S) of cells above that with the needles in the air, and whether it stands out."""
-    more = touched - air
-    if np.isinf(touched).any():  # beyond the smallest range: far from nothing
-        return math.inf, True
-    mean, error = float(more.mean()), float(more.std(ddof=1) / math.sqrt(more.size)) if more.size > 1 else math.inf
-    return mean, bool(mean > SIGMAS * error and mean > 0)
+    """Median conductance (S) of cells above that with the needles in the air, and whether it stands out.
+
+    The median and the spread about it, so that a few cells that are formed or short hide nothing.
+    """
+    more = np.nan_to_num(touched, posinf=np.finfo(float).max / 2, neginf=0.0) - np.nan_to_num(air)
+    middle = float(np.median(more))
+    error = 1.86 * float(np.median(np.abs(more - middle))) / math.sqrt(more.size)  # of the median, if it is Gaussian
+    return middle, bool(more.size >= _CELLS_MIN and middle > SIGMAS * error and middle > 0)

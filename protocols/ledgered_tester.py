@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from analysis.record import Batch, Pulse, Record
+from analysis.record_values import keepable
 from instruments import limits
 from instruments.roles import (
     ArrayCapabilities,
@@ -262,9 +263,17 @@ class LedgeredTester:
         """Keep the conductances ``[kernel, row, column]`` (S, NaN where not read) that were read after a batch."""
         if batch is None:
             return
-        kernels = np.flatnonzero(~np.isnan(g).all(axis=(1, 2)))
-        values = ("kernel", "row", "column"), g[kernels].astype(np.float32), {"units": "S"}
-        self._record.keep_readings(batch, xr.Dataset({"g": values}, coords={"kernel": kernels}))
+        try:
+            read = np.asarray(g, dtype=np.float64)
+            kernels = np.flatnonzero(~np.isnan(read).all(axis=(1, 2)))
+            values = ("kernel", "row", "column"), read[kernels].astype(np.float32), {"units": "S"}
+            kept = xr.Dataset({"g": values}, coords={"kernel": kernels})
+        except (ValueError, TypeError, IndexError) as error:  # the pulses are fired: the step must not end over this
+            kept, lost = keepable({"g": g}, "readings")
+            text = f"readings must be [kernel, row, column] ({error}); kept as they are"
+            log.warning("%s: batch %d: %s", self.die, batch, text)
+            self._record.event(self._run, "not_kept", text, self.die, batch=batch, what=lost)
+        self._record.keep_readings(batch, kept)
 
     def dose(self) -> np.ndarray:
         """Pulses that every cell of the die has had in this lot, ``[kernel, row, column]``, as an upper bound."""

@@ -47,6 +47,7 @@ class StationOpener:
         self._lot, self._seed, self._out = lot, seed, out
         self._clock: Callable[[], float | None] = lambda: None
         self._connected, self._began = False, 0.0
+        self._bench: Bench | None = None
         self.progress: RunProgress | None = None
         self.lease = LEASE
 
@@ -60,7 +61,7 @@ class StationOpener:
         self._connected, self._began = True, station.elapsed() or 0.0  # the clock of a station goes on over runs
         self._clock = station.elapsed
         describe_station(self._record, run, path, station)
-        return Bench(
+        self._bench = Bench(
             station.prober,
             station.array,
             self._record,
@@ -69,12 +70,14 @@ class StationOpener:
             lease=broker,
             make_safe=lambda: station.safe("the run was aborted"),
             report=self.progress.progress if self.progress else (lambda text, share: None),
+            clock=station.elapsed,
         )
+        return self._bench
 
     def station_time(self) -> float | None:
         """Seconds by the station's own clock since this run connected to it, if it keeps one."""
         now = self._clock()
-        return None if now is None else now - self._began
+        return None if now is None else now - self._began + (self._bench.waited if self._bench else 0.0)
 
     def spent(self, wall: float) -> float:
         """Station time of a run of `wall` seconds: the wall's where the station has no clock, 0 without a station."""

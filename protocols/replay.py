@@ -174,7 +174,7 @@ class _Opener:
         describe_station(self._record, run, self._station, station)  # what the run asked before it began
         parts = station.parts()
         return Bench(station.prober, station.array, self._record, run, field=parts.field, lease=broker,
-                     report=self._progress.progress)  # fmt: skip
+                     report=self._progress.progress, let_pass=lambda seconds: None)  # fmt: skip
 
 
 def _run_of(lot: Record, run: int | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ DIES = {(0, 1): "c0r1", (0, 0): "c0r0"}
 SAFE_WITHIN = 2.0
 #: Seconds after the death of the broker; the board's own watchdog bites after 2 s.
 SAFE_WITHOUT_BROKER = 5.0
+#: Seconds after a restart of the board, whose lines are grounded then: the driver waits for the answer for 5 s.
+SAFE_AFTER_RESTART = 12.0
 #: A served station takes this time (s) for what it does, so that moments fall between as well as into operations.
 TIMING = {"die_step": 0.1, "approach": 0.1, "retreat": 0.1, "home": 0.1, "frame": 0.006}
 #: What a run may change of what others have committed: it closes their run, and settles their batches.
@@ -51,14 +53,20 @@ Rows = dict[str, dict[Any, dict[str, Any]]]
 class Moment:
     """When to kill: at the n-th boundary of `dying_xbar`, or so many seconds after the first boundary.
 
-    `victim`: ``runner``, or ``broker`` (so many seconds after it is there).
+    `victim`: ``runner``, ``broker`` (so many seconds after it is there), or ``board``: it loses its supply for a moment
+    with the n-th pulse `frame` since the station came up, after that was carried out, or `before` that; it answers
+    neither.
     """
 
     boundary: int = 0
     seconds: float = 0.0
     victim: str = "runner"
+    frame: int = 0
+    before: bool = False
 
     def __str__(self) -> str:
+        if self.frame:
+            return f"board {'before' if self.before else 'after'} pulse frame {self.frame}"
         when = f"boundary {self.boundary}" if self.boundary else f"{self.seconds:.3f} s"
         return f"{self.victim} at {when}"
 
@@ -72,6 +80,7 @@ class Reference:
     results: list[xr.Dataset]
     verdicts: dict[str, tuple[str, int]]
     operations: dict[str, list[tuple[Any, ...]]]
+    pulse_frames: int = 0
 
     @property
     def duration(self) -> float:
@@ -177,13 +186,25 @@ class Place:
 
 
 @contextlib.contextmanager
-def served_place(home: Path) -> Iterator[Place]:
+def served_place(home: Path, **more: Any) -> Iterator[Place]:
     """A station that somebody serves: it outlives the run, and its board goes on counting."""
     log, config = home / "physical.jsonl", home / "config.yaml"
-    station = {"lot": str(write_lot(home / "short.yaml")), "seed": SEED, "log": str(log)}
+    station = {"lot": str(write_lot(home / "short.yaml")), "seed": SEED, "log": str(log), **more}
     config.write_text(yaml.safe_dump({**station, "realtime": True, "timing": TIMING}), encoding="utf-8")
     with served(config, write=home / "station.yaml"):
         yield Place(home, home / "station.yaml", log)
+
+
+@contextlib.contextmanager
+def restarting_place(home: Path, moments: Sequence[Moment] = ()) -> Iterator[Place]:
+    """A served station with a board that restarts whenever its port is opened, as many do, and at some pulse frames."""
+    faults = [
+        {"kind": "restart", "where": "board", "matching": ["PULSE", "PULSE_READ"], "nth": each.frame,
+         "before": each.before}
+        for each in moments if each.frame
+    ]  # fmt: skip
+    with served_place(home, board={"restarts_on_open": True, "boot": 0.1}, faults=faults) as place:
+        yield place
 
 
 @contextlib.contextmanager
@@ -193,7 +214,12 @@ def own_place(home: Path) -> Iterator[Place]:
     yield Place(home, None, home / "lot" / "station" / "physical.jsonl")
 
 
-PLACES = {"served": served_place, "own": own_place}
+PLACES = {"served": served_place, "own": own_place, "restarting": restarting_place}
+
+
+def opened(name: str, home: Path, moments: Sequence[Moment] = ()) -> contextlib.AbstractContextManager[Place]:
+    """The place of a name, for kills at some moments."""
+    return restarting_place(home, moments) if name == "restarting" else PLACES[name](home)
 
 
 def undisturbed(place: Place) -> Reference:
@@ -205,10 +231,10 @@ def undisturbed(place: Place) -> Reference:
         rows = list(table_rows(place.folder)["steps"].values())
         results = [record.load(row["id"]) for row in rows]
         verdicts = {die: (said.verdict, said.bin) for die, said in record.verdicts().items()}
-        assert_frames_were_intended(entries, record, DIES)
+        frames = assert_frames_were_intended(entries, record, DIES)
     began = boundaries[0][1]
     done = {die: operations(entries, site) for site, die in DIES.items()}
-    return Reference([(name, when - began) for name, when in boundaries], rows, results, verdicts, done)
+    return Reference([(name, when - began) for name, when in boundaries], rows, results, verdicts, done, frames)
 
 
 def trial(place: Place, reference: Reference, moments: list[Moment]) -> Judged:
@@ -230,6 +256,8 @@ def kill(place: Place, moment: Moment) -> Killed:
     with place.process(moment.boundary) as process:
         if moment.victim == "broker":
             when = _kill_broker(place, process, moment.seconds)
+        elif moment.victim == "board":
+            when = _restart_of_board(place, process)
         elif moment.boundary:
             when = _wait_for_end(process)
         else:
@@ -239,7 +267,7 @@ def kill(place: Place, moment: Moment) -> Killed:
     if moment.boundary and len(passed) >= moment.boundary:
         when = passed[moment.boundary - 1][1]
     name = next((name for name, at in reversed(passed) if at <= when), "start")
-    patience = SAFE_WITHOUT_BROKER if moment.victim == "broker" else SAFE_WITHIN
+    patience = {"broker": SAFE_WITHOUT_BROKER, "board": SAFE_AFTER_RESTART}.get(moment.victim, SAFE_WITHIN)
     with contextlib.suppress(AssertionError):
         wait_for(lambda: safe_after(happened(place.log), when) is not None, 3 * patience)
     safe = safe_after(happened(place.log), when)
@@ -278,6 +306,15 @@ def _kill_broker(place: Place, process: subprocess.Popen[bytes], seconds: float)
     assert status == 0 or (status == 1 and "broker" in said and "xbar resume" in said), (status, said)
     assert "Traceback" not in said, said
     return when
+
+
+def _restart_of_board(place: Place, process: subprocess.Popen[bytes]) -> float:
+    """Wait until the run has ended by itself, and has said what to do, since its board has restarted under it."""
+    status, said = process.wait(PATIENCE), place.said()
+    restarts = [entry["wall_s"] for entry in happened(place.log) if entry["what"] == "restart" and entry["contact"]]
+    assert status == 0 or (status == 1 and "restarted" in said and "xbar resume" in said), (status, said)
+    assert "Traceback" not in said, said
+    return float(restarts[-1]) if restarts else time.time()
 
 
 def _wait_for_broker(place: Place) -> float:

@@ -98,6 +98,22 @@ def test_a_test_structure_is_looked_at_alone(home):
     assert bench.contact_check.passed and bench.contact_check.conducting == 1.0
 
 
+def test_a_die_that_was_never_formed_is_formed_from_the_command_line(xbar, tmp_path):
+    asked = ("--cells", "2,1 2,2", "--v-step", "50mV", "--v-cap", "4.4V", "--dies", 1, "--out", tmp_path / "lot")
+    with virgin_station(tmp_path) as (file, simulated):
+        refused = xbar("run", "forming", "--station", file, "--contact", "hope", *asked)
+        assert refused.status != 0 and "trusted" in " ".join(refused.said.split())
+        done = xbar("run", "forming", "--station", file, *asked)
+        assert done.status == 0, done.said
+        devices = simulated.bench.die(0).devices
+        assert (~devices.virgin & devices.works_as_made)[2, 1:3].all()
+    with Record.open(tmp_path / "lot", create=False, write=False) as record:
+        ((looked,),) = record.results("forming", "check-contact").values()
+        assert looked.attrs["verdict"] == "pass" and "never formed" in looked.attrs["contact"]
+        ((found,),) = record.results("forming", "form").values()
+        assert found.attrs["formed"] == 2 and found.attrs["pulses"] >= 2
+
+
 def test_rules_are_read_from_words():
     assert (
         ContactRule.parse("leakage", 8, 8) == ContactRule("leakage")
@@ -112,7 +128,9 @@ def test_leakage_must_stand_out_of_the_noise():
     rng = np.random.default_rng(0)
     noise = lambda: rng.normal(0, 1e-8, 64)  # noqa: E731
     assert not any(leakage(noise(), noise())[1] for _ in range(300))
-    assert leakage(noise() + 1e-7, noise())[1] and leakage(np.full(4, np.inf), noise()[:4])[1]
+    assert leakage(noise() + 1e-7, noise())[1] and leakage(np.full(64, np.inf), noise())[1]
+    some = np.where(np.arange(64) < 20, 3e-4, 1e-7)
+    assert leakage(noise() + some, noise())[1], "cells that are formed already hide nothing"
     assert not leakage(np.zeros(64), np.zeros(64))[1] and not leakage(np.ones(1), np.zeros(1))[1]
 
 

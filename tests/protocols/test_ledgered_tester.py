@@ -250,6 +250,14 @@ def test_a_count_is_never_taken_for_fewer_frames_than_were_fired():
                     assert told == (None if restarts else done)
 
 
+@pytest.mark.parametrize("g", [np.ones((3, 4)), [[1.0]], "text", None, np.ones(SHAPE), [[[1.0] * 4] * 3] * 2])
+def test_readings_of_another_shape_do_not_end_a_step_whose_pulses_were_fired(record, ledger, g):
+    array = ledger(Careless())
+    array.keep_readings(array.fire([Pulse(0, ONE, 1.0, 1e-7)]), g)
+    ((_, kept),) = record.readings("c0r0")
+    assert "g" in kept and len(record.events("not_kept")) == (np.shape(g) != SHAPE)
+
+
 def test_dose_is_limited_by_what_a_cell_may_get(ledger):
     array = ledger(Careless())
     array.pulse(0, ONE, 1.0, 1e-7, count=100)

@@ -34,11 +34,11 @@ PROTOCOL, SEED = "short_lot.py:short_lot", 1
 #: A die by its site, as this program names them.
 DIES = {(0, 1): "c0r1", (0, 0): "c0r0"}
 #: Seconds after a kill within which lines must be grounded and needles up.
-SAFE_WITHIN = 2.0
+SAFE_WITHIN = 2.0 * PATIENCE / 60
 #: Seconds after the death of the broker; the board's own watchdog bites after 2 s.
-SAFE_WITHOUT_BROKER = 5.0
+SAFE_WITHOUT_BROKER = 5.0 * PATIENCE / 60
 #: Seconds after a restart of the board, whose lines are grounded then: the driver waits for the answer for 5 s.
-SAFE_AFTER_RESTART = 12.0
+SAFE_AFTER_RESTART = 12.0 * PATIENCE / 60
 #: A served station takes this time (s) for what it does, so that moments fall between as well as into operations.
 TIMING = {"die_step": 0.1, "approach": 0.1, "retreat": 0.1, "home": 0.1, "frame": 0.006}
 #: What a run may change of what others have committed: it closes their run, and settles their batches.

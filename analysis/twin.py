@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from analysis import twin_files
 from analysis.junctions import Circuit, JunctionMap, cell_resistance, junction_map, read_among_p, v_half_of
 from analysis.lot_file import NOT_TOLD, LotTree
+from analysis.own_files import check_output, is_measured_dies, is_sealed, sealed
 from analysis.pulse_trials import trials_of_die
 from analysis.read_noise import NoiseFit, fit_read_noise
 from analysis.record import Record
@@ -81,11 +82,15 @@ def write_twin(folder: Path, output: Path) -> TwinReport:
     TwinError
         If the record holds no measured die, dies of a geometry that no lot file describes, or `output` is no ``.yaml``
         or cannot be written.
+    NotOursError
+        If one of the two files is there and is not a twin's, or was edited.
     RecordError
         If there is no record in `folder`.
     """
     if output.suffix not in (".yaml", ".yml"):
         raise TwinError(f"{output}: choose an --output that ends with .yaml; the cells go beside it as .npz")
+    check_output(output, "--output", is_sealed)
+    check_output(output.with_suffix(".npz"), "--output", is_measured_dies)
     with Record.open(folder, create=False, write=False) as record:
         dies = measured_dies(record)
         tree = LotTree()
@@ -104,7 +109,7 @@ def write_twin(folder: Path, output: Path) -> TwinReport:
     measured = output.with_suffix(".npz")
     try:
         twin_files.write_whole(measured, content)
-        twin_files.write_whole(output, tree.text().encode("utf-8"))
+        twin_files.write_whole(output, sealed(tree.text()).encode("utf-8"))
     except OSError as error:
         raise TwinError(f"cannot write {output}: {error}; choose another --output") from error
     return TwinReport(

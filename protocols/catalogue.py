@@ -19,6 +19,9 @@ SHIPPED = {
     "forming": "protocols.form_lot:form_lot",
 }
 
+#: Those whose results `xbar report` shows on a page (`protocols.show.KINDS`); a test holds the two together.
+REPORTED = ("mtj-mnist", "tio2-moons", "grey-picture", "iv-sweep")
+
 #: Lot of the simulated station of a protocol, where it is not `LOT`.
 LOTS = {
     "tio2-moons": "tio2-8x8@rack",

@@ -96,8 +96,7 @@ def run(
 
     function = find(name)
     parameters = parse(function, _assignments(settings or []) | _options(context.args))
-    if json is not None:
-        _check_writable(json)
+    _check_json(json)
     folder = out or Path("runs") / f"{Path(name.split(':')[0]).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     chosen = selection.of_options(seed, dies, only, skip, retest, retest_bin, stop_after, golden, golden_every)
     where = (folder, station, lot or lot_of(name), chosen, json)
@@ -179,7 +178,7 @@ def program(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def plan(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Protocol: mtj-mnist, program, or my_script.py:my_protocol")],
+    name: Annotated[str, typer.Argument(help=f"Protocol: {', '.join(SHIPPED)}, or my_script.py:my_protocol")],
     station: Annotated[Path | None, typer.Option(help="Station file to check; nothing is connected.")] = None,
     like: Annotated[Path | None, typer.Option(help="Folder of an earlier run at that station.")] = None,
     lot: Annotated[str | None, typer.Option(help="Kind of die that is assumed, such as tio2-8x8@rack.")] = None,
@@ -289,10 +288,9 @@ def score(
     json: Annotated[Path | None, typer.Option(help="Also write the numbers as JSON.")] = None,
 ) -> None:
     """Compare what a run found and programmed with what the simulated dies really are."""
-    if json is not None:
-        _check_writable(json)
     from protocols.show import show_score
 
+    _check_json(json)
     show_score(folder, truth, json)
 
 
@@ -302,10 +300,9 @@ def report(
     json: Annotated[Path | None, typer.Option(help="Also write the numbers as JSON.")] = None,
 ) -> None:
     """Make table and report of a run again from its record, finished or not."""
-    if json is not None:
-        _check_writable(json)
     from protocols.show import show_record
 
+    _check_json(json)
     show_record(folder, json)
 
 
@@ -351,10 +348,10 @@ def replay(
 def _ask(folder: Path, what: str, then: str) -> None:
     """Leave a request for the process that does the run."""
     from analysis.record import send_request
-    from protocols.console import say
+    from protocols.console import command, say
 
     send_request(folder, what)
-    say(f"asked: the run {then}; xbar status {folder} shows it")
+    say(f"asked: the run {then}; {command('xbar', 'status', folder)} shows it")
 
 
 def _seconds(text: str) -> float:
@@ -390,14 +387,12 @@ def _options(arguments: list[str]) -> dict[str, str]:
     return given
 
 
-def _check_writable(path: Path) -> None:
+def _check_json(path: Path | None) -> None:
     """Find out before anything moves, not after the night."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8"):
-            pass
-    except OSError as error:
-        raise typer.BadParameter(f"cannot write {path}: {error.strerror}; choose another --json") from error
+    from analysis.own_files import check_output, is_json
+
+    if path is not None:
+        check_output(path, "--json", is_json)
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from protocols.open_station import LEASE, StationOpener
 from protocols.progress import RunProgress
 from protocols.provenance import run_provenance
 from protocols.run import Run, RunSettings
+from protocols.start import folder_of_start
 from protocols.stopping import RunError, RunStopped, StopRequest
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: ``finished`` or ``stopped``, what the protocol gives, and where the record is.
+    """How a run ended: ``finished`` or ``stopped`` (and why), what the protocol gives, and where the record is.
 
     A protocol gives what it returns; if that is a function, what the function gives of the record once the run is
     closed (so that results can quote the time it took).
@@ -34,6 +35,7 @@ class Outcome:
     status: str
     value: Any
     folder: Path
+    reason: str = ""
 
 
 def execute(
@@ -70,8 +72,13 @@ def execute(
         As they come; the die has been left or aborted and everything committed is in the record.
     KeyboardInterrupt, SystemExit
         If it was aborted or terminated; the station was made safe.
+
+    Notes
+    -----
+    A run that ends before the station answered and before anything was computed leaves nothing: neither a folder nor a
+    record that has to be told from one with data.
     """
-    with ExitStack() as stack:
+    with folder_of_start(out), ExitStack() as stack:
         record = stack.enter_context(Record.open(out))
         bury(record)
         resumes = interrupted(record, name) if resumes is None else resumes
@@ -93,7 +100,7 @@ def execute(
             if not isinstance(error, RunStopped):
                 raise
             progress.message(str(error))
-            return Outcome("stopped", None, out)
+            return Outcome("stopped", None, out, str(error))
         return Outcome("finished", value(record) if callable(value) else value, out)
 
 
@@ -117,7 +124,7 @@ class _Ending:
             with _beside(error):
                 self.run.close(failed=True, error=error)
         with _beside(error):
-            self.keep(_status(error))
+            self.keep(status_of(error))
 
     def keep(self, status: str) -> None:
         """Close the run in the record, with the time it took."""
@@ -126,7 +133,8 @@ class _Ending:
         self.run.record.end_run(self.run.id, status)
 
 
-def _status(error: BaseException) -> str:
+def status_of(error: BaseException) -> str:
+    """Status of a run that ended so: ``stopped``, ``aborted`` or ``failed``."""
     if isinstance(error, RunStopped | RunError):
         return "stopped"
     return "aborted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed"

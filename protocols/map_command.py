@@ -10,6 +10,7 @@ from pathlib import Path
 
 import xarray as xr
 
+from analysis.own_files import check_output, is_schedule
 from analysis.record import Record
 from analysis.step_names import MEASURE_ANALOG, MEASURE_STATES
 from instruments.quantities import SHARE, VOLT, Dimension
@@ -42,6 +43,7 @@ def map_to_file(
     die: Path | None,
 ) -> None:
     """Map `weights` and save the schedule; prints what was placed where."""
+    check_output(output, "--output", is_schedule)
     if coding not in ("binary", "ternary"):
         raise MapError(f"--coding {coding!r}: choose binary, ternary or analog")
     measured = None if die is None else find_die(str(die))
@@ -88,6 +90,7 @@ def map_analog_to_file(
     `tolerance` is a share (``0.01`` or ``1 %``), `cap` the largest amplitude of either polarity (``1.2V``), where that
     is less than the laboratory's caps.
     """
+    check_output(output, "--output", is_schedule)
     if pairs not in MAPS:
         raise MapError(f"--pairs {pairs!r}: choose {' or '.join(MAPS)}")
     if parallel not in ("cell", "line"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from analysis.own_files import check_output, is_station, sealed, write_whole
 from analysis.record import Record
 from instruments.broker_client import Broker, BrokerError
 from instruments.plain_yaml import read_text
@@ -184,12 +186,22 @@ def simulated_station(lot: str, seed: int, folder: Path, *, rack: bool = False) 
     Its dies keep their states in `folder`, as magnetic junctions do without power. With `rack`, a source measure unit,
     a pulse generator and a switch matrix take the place of the board (docs/rack.md).
     """
-    from instruments.station import write_served_station
     from sim_backends.station_process import spawn_station
 
-    home = (folder / "station").resolve()
+    home, file = (folder / "station").resolve(), folder / "station.yaml"
+    check_output(file, "--out", is_station)
     config: dict[str, Any] = {"lot": lot, "seed": seed, "state": home / "dies", "log": home / "physical.jsonl"}
     if rack:
         config["rack"] = {}
     with spawn_station(config) as process:
-        yield write_served_station(folder / "station.yaml", process.addresses, clock=home / "summary.json")
+        write_simulated_station(file, process.addresses, home / "summary.json")
+        yield file
+
+
+def write_simulated_station(path: Path, addresses: dict[str, Any], clock: Path | None) -> None:
+    """Write the station file of a simulated station, sealed: a bench's own file is told from it."""
+    from instruments.station import write_served_station
+
+    with tempfile.TemporaryDirectory() as home:
+        text = write_served_station(Path(home) / "station.yaml", addresses, clock=clock).read_text(encoding="utf-8")
+    write_whole(path, sealed(text))

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from analysis.record import Record
+from protocols.console import command
 from protocols.stopping import RunAborted, StopRequest
 
 #: How often a paused run looks whether it may go on (s).
@@ -47,8 +48,8 @@ class Requests:
         leave()
         self._record.event(self._run, "paused", "paused by xbar pause", step=steps_done)
         self._record.set_status(self._run, "paused")
-        folder = self._record.folder
-        self._stop.tell(f"paused, the needles are off; xbar resume {folder} goes on, xbar abort {folder} ends the run")
+        go_on, end = (command("xbar", what, self._record.folder) for what in ("resume", "abort"))
+        self._stop.tell(f"paused, the needles are off; {go_on} goes on, {end} ends the run")
         while self._pause:
             time.sleep(LOOK_EVERY)
             self._stop.check()

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from protocols.console import say
+from analysis.own_files import check_output, is_clock, is_physical_log, is_station, is_truth
+from protocols.console import command, say
+from protocols.open_station import write_simulated_station
+
+if TYPE_CHECKING:
+    from sim_backends.station import StationConfig
 
 
 def serve(
@@ -25,8 +30,8 @@ def serve(
     StationError
         If the file has a wrong key, or a port is taken.
     """
-    from instruments.station import write_served_station
     from sim_backends.array.lot import is_lot_file
+    from sim_backends.physical_log import summary_path
     from sim_backends.station import Station, StationConfig, StationError, load_station, wait_for_end
 
     of_station = Path(station).is_file() and not is_lot_file(Path(station))
@@ -35,6 +40,7 @@ def serve(
     config = StationConfig.model_validate(
         config.model_dump(exclude_unset=True) | {k: v for k, v in given.items() if v is not None}
     )
+    _check_files(config, write)
     try:
         serving = Station(config)
     except OSError as error:
@@ -44,9 +50,9 @@ def serve(
         raise StationError(f"cannot serve: {error}; choose {where}") from error
     with serving:
         addresses = serving.addresses()
-        clock = config.log.with_name("summary.json") if config.log else None
+        clock = summary_path(config.log) if config.log else None
         try:
-            write_served_station(write, addresses, clock=clock)
+            write_simulated_station(write, addresses, clock)
         except OSError as error:
             raise StationError(f"cannot write {write}: {error.strerror}; choose another --write") from error
         say(f"lot {addresses['lot']}, seed {addresses['seed']}")
@@ -55,7 +61,25 @@ def serve(
                 say(f"{name:7} {addresses[name]}")
         if "magnet" in addresses:
             say(f"magnet  {addresses['magnet']} (docs/magnet.md: its entry in {write})")
-        say(f"clients: xbar run PROTOCOL --station {write}\nCtrl-C ends the station")
+        say(f"clients: {command('xbar', 'run', 'PROTOCOL', '--station', write)}\nCtrl-C ends the station")
         wait_for_end(forever=True)
     if config.truth:
         say(f"truth: {config.truth}")
+
+
+def _check_files(config: StationConfig, write: Path) -> None:
+    """Refuse to put what is served in the place of files of somebody else.
+
+    Raises
+    ------
+    NotOursError
+        Naming the file.
+    """
+    from sim_backends.physical_log import summary_path
+
+    check_output(write, "--write", is_station)
+    if config.truth:
+        check_output(config.truth, "--truth", is_truth)
+    if config.log:
+        check_output(config.log, "--log", is_physical_log)
+        check_output(summary_path(config.log), "--log", is_clock)

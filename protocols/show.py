@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import json
+import logging
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,20 +17,25 @@ from rich.table import Table
 from analysis import iv_results, lot_results, moons_results, picture_results
 from analysis.iv_results import IVResults
 from analysis.moons_results import MoonsResults
+from analysis.own_files import check_output, dump_json, is_station, write_whole
 from analysis.picture_results import PictureResults
 from analysis.record import Record
 from analysis.results import LotResults
+from analysis.run_numbers import run_numbers
 from analysis.summary import summary
 from analysis.table import print_lot
 from instruments.roles import InstrumentError
-from protocols.console import console
-from protocols.execute import execute
+from protocols.console import command, console, say
+from protocols.execute import execute, status_of
 from protocols.iv_table import print_iv
 from protocols.moons_table import print_moons
 from protocols.open_station import LEASE
 from protocols.picture_table import print_picture
 from protocols.selection import RunSettings
 
+log = logging.getLogger(__name__)
+
+REPORT = "report.html"
 #: Exit status of a run that was stopped or aborted by Ctrl-C and can be gone on with; the shell's number for that.
 STOPPED = 130
 
@@ -51,25 +58,79 @@ def run_and_show(
         from instruments.station import check_station
 
         check_station(station)  # before a run is entered in the record for it
+    _check_folder(out, simulated=station is None)
     shown = console()
     where: dict[str, Any] = {"out": out, "station": station, "lot": lot, "settings": settings, "console": shown}
     try:
         outcome = execute(function, name, parameters, **where, lease=lease, resumes=resumes)
-    except (KeyboardInterrupt, SystemExit) as end:
-        how = "terminated" if isinstance(end, SystemExit) else "aborted"
-        _say_how_to_go_on(shown, f"{how}; the record is complete up to the last step", out)
-        raise SystemExit(end.code if isinstance(end, SystemExit) else STOPPED) from None
-    except InstrumentError as error:
-        error.add_note(f"when that is put right, xbar resume {out} goes on; every finished step is in the record")
+    except BaseException as error:
+        _write_ending(json_path, out, name, status_of(error), str(error) or type(error).__name__)
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            how = "terminated" if isinstance(error, SystemExit) else "aborted"
+            _say_how_to_go_on(shown, f"{how}; the record is complete up to the last step", out)
+            raise SystemExit(error.code if isinstance(error, SystemExit) else STOPPED) from None
+        if isinstance(error, InstrumentError) and _has_record(out):
+            go_on = command("xbar", "resume", out)
+            error.add_note(f"when that is put right, {go_on} goes on; every finished step is in the record")
         raise
-    if type(outcome.value) in KINDS:
-        show(shown, outcome.value, out, json_path)
-    elif outcome.value is not None:
-        shown.print(outcome.value)
-    shown.print(f"record: {out.resolve()}")
     if outcome.status == "stopped":  # a script that goes on after us must see that the run is not finished
+        _write_ending(json_path, out, name, "stopped", outcome.reason)
+        shown.print(f"record: {out.resolve()}")
         _say_how_to_go_on(shown, "stopped", out)
         raise SystemExit(STOPPED)
+    if type(outcome.value) in KINDS:
+        show(shown, outcome.value, out, json_path, status="finished")
+    else:
+        _write_ending(json_path, out, name, "finished", "")
+        if outcome.value is not None:
+            shown.print(outcome.value)
+    shown.print(f"record: {out.resolve()}")
+
+
+def _check_folder(out: Path, *, simulated: bool) -> None:
+    """Refuse to begin a lot in a folder that holds files of somebody else under the names that a lot has.
+
+    Raises
+    ------
+    NotOursError
+        Naming the file.
+    """
+    if simulated:
+        check_output(out / "station.yaml", "--out", is_station)
+    if not _has_record(out):
+        check_output(out / REPORT, "--out", lambda _: False)
+
+
+def _has_record(out: Path) -> bool:
+    return (out / "record.sqlite").is_file()
+
+
+def _write_ending(path: Path | None, out: Path, protocol: str, status: str, reason: str) -> None:
+    """Write the JSON of a run that has no results, or not all; what goes wrong with that is said and ends nothing."""
+    if path is None:
+        return
+    try:
+        write_whole(path, dump_json(_ending(out, protocol, status, reason)))
+    except OSError as error:
+        sys.stderr.write(f"xbar: cannot write {path}: {error.strerror or error}\n")
+
+
+def _ending(out: Path, protocol: str, status: str, reason: str) -> dict[str, Any]:
+    """How a run of this process ended, in numbers as far as its record has them."""
+    found: dict[str, Any] = {"protocol": protocol, "run": None, "status": status, "reason": reason}
+    if not _has_record(out):
+        return found
+    try:
+        with Record.open(out, create=False, write=False) as record:
+            ours = [run["id"] for run in record.runs() if run["pid"] == os.getpid() and run["protocol"] == protocol]
+            if ours:
+                found = run_numbers(record, ours[-1]) | {"status": status, "reason": reason}
+                kind = next((each for each in KINDS.values() if each.protocol == protocol), None)
+                if kind is not None:
+                    found |= kind.numbers(kind.of_record(record))
+    except Exception as error:  # whatever a run that broke off left: how it ended is known, and must not be lost
+        log.debug("no results of %s: %s", out, error)
+    return found
 
 
 @dataclass(frozen=True)
@@ -114,15 +175,34 @@ KINDS: dict[type, Kind] = {
 }  # fmt: skip
 
 
-def show(console: Console, results: Any, out: Path, json_path: Path | None) -> None:
-    """Print results, write `report.html` into the lot folder and, if wanted, their numbers as JSON."""
-    kind, report = KINDS[type(results)], out / "report.html"
-    module, write = kind.report.split(":")
-    getattr(importlib.import_module(module), write)(results, report)
-    kind.print(console, results)
+def show(console: Console, results: Any, out: Path, json_path: Path | None, **also: Any) -> None:
+    """Write the numbers of results as JSON if wanted (with `also` in it), then print them, then write `report.html`.
+
+    Raises
+    ------
+    ShowError
+        If one of the files cannot be written; everything else was done.
+    """
+    kind, report, faults = KINDS[type(results)], out / REPORT, list[str]()
+    again = command("xbar", "report", out)
     if json_path is not None:
-        json_path.write_text(json.dumps(kind.numbers(results), indent=2) + "\n", encoding="utf-8")
-    console.print(f"report: {report.resolve()}")
+        try:
+            write_whole(json_path, dump_json(kind.numbers(results) | also))
+        except OSError as error:
+            faults.append(f"cannot write {json_path}: {error.strerror or error}; {again} --json FILE writes it again")
+    kind.print(console, results)
+    module, write = kind.report.split(":")
+    try:
+        getattr(importlib.import_module(module), write)(results, report)
+        console.print(f"report: {report.resolve()}")
+    except OSError as error:
+        faults.append(f"cannot write {report}: {error.strerror or error}; make room, then {again} makes it")
+    if faults:
+        raise ShowError("; ".join(faults))
+
+
+class ShowError(RuntimeError):
+    """What came out could not be written to a file; the record holds all of it."""
 
 
 def show_record(folder: Path, json_path: Path | None) -> None:
@@ -130,6 +210,10 @@ def show_record(folder: Path, json_path: Path | None) -> None:
     with Record.open(folder, create=False, write=False) as record:
         runs = record.runs()
         named = [kind for kind in KINDS.values() if runs and kind.protocol == runs[-1]["protocol"]]
+        if not named and runs and json_path is not None:  # no page, but numbers
+            write_whole(json_path, dump_json(run_numbers(record, runs[-1]["id"])))
+            say(f"numbers: {json_path} (there is no page for {runs[-1]['protocol']})")
+            return
         kind = named[0] if named else KINDS[LotResults]
         show(console(), kind.of_record(record), folder, json_path)
 
@@ -140,18 +224,21 @@ def show_score(folder: Path, truth: Path, json_path: Path | None) -> None:
 
     with Record.open(folder, create=False, write=False) as record:
         scores = score(record, truth)
+    whole = totals(scores)
+    if json_path is not None:
+        write_whole(json_path, dump_json(whole | {"per_die": [asdict(s) for s in scores]}))
     table = Table("die", "cells in state", "hard defects", "found", "right", "lines", "found", "right")
     for s in scores:
         counts = (s.defects_true, s.defects_found, s.defects_right, s.lines_true, s.lines_found, s.lines_right)
         table.add_row(s.die, f"{s.in_state} of {s.healthy}", *map(str, counts))
     shown = console()
     shown.print(table)
-    whole = totals(scores)
     for name, value in whole.items():
         shown.print(f"{name.replace('_', ' '):18} {value:.5g}")
-    if json_path is not None:
-        json_path.write_text(json.dumps(whole | {"per_die": [asdict(s) for s in scores]}, indent=2) + "\n", "utf-8")
 
 
 def _say_how_to_go_on(console: Console, how: str, out: Path) -> None:
-    console.print(f"{how}; xbar resume {out} goes on")
+    if _has_record(out):
+        console.print(f"{how}; {command('xbar', 'resume', out)} goes on")
+    else:
+        console.print("ended before anything was begun; nothing is left of it")

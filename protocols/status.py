@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from analysis.record import COMPUTED, Record, running
-from protocols.console import say
+from protocols.catalogue import REPORTED
+from protocols.console import command, say
 
 #: Events at the end of the record that are shown.
 LAST_EVENTS = 5
@@ -53,7 +54,7 @@ def lot_status(folder: Path) -> dict[str, Any]:
             "now": _now(runs[-1]["id"], events) if alive else None,
             "events": [event for event in events if event["kind"] not in POSITIONS][-LAST_EVENTS:],
             "unfired": {die: count for die in record.dies() if (count := len(record.unfired(die)))},
-            "next": next_commands(status, runs[-1]["protocol"] if runs else "", folder),
+            "next": next_commands(record.runs(), status, folder),
         }
 
 
@@ -64,15 +65,20 @@ def run_status(run: dict[str, Any], alive: dict[str, Any] | None) -> str:
     return str(run["status"])
 
 
-def next_commands(status: str, protocol: str, folder: Path) -> list[str]:
-    """What one would type next."""
-    if status == "running":
-        return [f"xbar pause {folder}", f"xbar abort {folder}"]
-    if status == "paused":
-        return [f"xbar resume {folder}", f"xbar abort {folder}"]
-    if status != "finished":
-        return [f"xbar resume {folder}"]
-    return [f"xbar report {folder}" if protocol == "mtj-mnist" else f"xbar export {folder} --to hdf5"]
+def next_commands(runs: list[dict[str, Any]], status: str, folder: Path) -> list[str]:
+    """What one would type next, for runs as a record gives them and the status of the newest one."""
+    if not runs:
+        return [command("xbar", "run", "PROTOCOL", "--out", folder)]
+    if status in ("running", "paused"):
+        first = "pause" if status == "running" else "resume"
+        return [command("xbar", what, folder) for what in (first, "abort")]
+    newest = {run["protocol"]: run for run in runs}
+    left = [run for run in newest.values() if run["status"] != "finished" and "find" in run["provenance"]]
+    found = [command("xbar", "resume", folder)] if left else []
+    if status == "finished":
+        shows = command("xbar", "report", folder)
+        found.append(shows if runs[-1]["protocol"] in REPORTED else command("xbar", "export", folder, "--to", "hdf5"))
+    return found or [command("xbar", "export", folder, "--to", "hdf5")]
 
 
 def show_status(folder: Path, *, as_json: bool = False) -> None:

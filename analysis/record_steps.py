@@ -153,6 +153,11 @@ class Steps(Database):
         rows = self._step_rows(where, protocol, COMPUTED, name, source, inputs_digest)
         return rows[0].step if rows else None
 
+    def computed(self, protocol: str, name: str, inputs_digest: str) -> list[Step]:
+        """Computations of a name that were done before with the same inputs, with whatever source, newest first."""
+        where = "protocol=? AND die=? AND name=? AND inputs_digest=? ORDER BY id DESC"
+        return [row.step for row in self._step_rows(where, protocol, COMPUTED, name, inputs_digest)]
+
     def _step_rows(self, where: str, *values: Any) -> list[StepRow]:
         """Steps whose seals hold."""
         found = []

@@ -14,6 +14,9 @@ from protocols.selection import RunSettings, to_retest
 #: Where a step of a die stands and what it is: die, place in its history, name, source, inputs.
 Asked = tuple[str, int, str, str, str]
 
+#: The source of a step that failed in a record of schema 3: it did not keep one that could be compared.
+ANY = "(any)"
+
 
 @dataclass(frozen=True)
 class Carried:
@@ -26,6 +29,11 @@ class Carried:
 
     retests: list[Any] = field(default_factory=list)
     faults: dict[Asked, str] = field(default_factory=dict)
+
+    def fault(self, asked: Asked) -> str:
+        """How a step failed, empty if it did not."""
+        die, position, name, _, inputs = asked
+        return self.faults.get(asked) or self.faults.get((die, position, name, ANY, inputs), "")
 
     def without(self, dies: Sequence[str]) -> Carried:
         """The same without the faults of some dies."""
@@ -42,8 +50,8 @@ def carried(record: Record, resumes: int | None) -> Carried:
         if event["run"] not in chain:
             continue
         if event["kind"] == "fault":
-            name = data["name"] if "name" in data else name_of(data["function"])  # so it was called in schema 3
-            asked = (event["die"], data["position"], name, data["source"], data["inputs"])
+            named = (data["name"], data["source"]) if "name" in data else (name_of(data["function"]), ANY)
+            asked = (event["die"], data["position"], *named, data["inputs"])
             taken.faults[asked] = event["message"]
         elif event["kind"] == "retest":
             taken.retests.append(data["asked"])

@@ -72,6 +72,8 @@ def name_in_record(name: str) -> str:
 
 
 def _load(path: Path) -> Any:
+    from protocols import source_code
+
     if not path.is_file():
         raise ProtocolNotFoundError(f"no file {path}; give a protocol as my_script.py:my_protocol")
     name = path.name  # with its suffix: a script called like a module that is in use must not take its place
@@ -81,4 +83,5 @@ def _load(path: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
+    source_code.remember(path.parent)  # steps are what was loaded, not what somebody edits while they run
     return module

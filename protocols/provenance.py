@@ -68,6 +68,26 @@ def run_provenance(
     }
 
 
+def program_differences(known: dict[str, Any]) -> list[str]:
+    """What of the program is not what it was when a run was begun, by its provenance: versions and source."""
+    now: dict[str, Any] = {
+        "python": platform.python_version(),
+        **{name: _version(name) for name in PACKAGES},
+        **_git_state(Path(__file__).parent),
+    }
+    before = {"python": known.get("python"), **dict(known.get("packages") or {})}
+    before |= {key: known.get(key) for key in ("git", "git_diff_sha256")}
+    said = [
+        f"{name} {now[name] or 'not installed'} (was {before[name] or 'not installed'})"
+        for name in ("python", *PACKAGES)
+        if before.get(name) is not None and before[name] != now[name]
+    ]
+    if any(before[key] is not None and before[key] != now[key] for key in ("git", "git_diff_sha256")):
+        same = " with other edits" if before["git"] == now["git"] else ""
+        said.append(f"xbarlab at {now['git'] or 'no commit'}{same} (was {before['git'] or 'no commit'})")
+    return said
+
+
 def find_name(function: Callable[..., Any], name: str) -> str:
     """The name by which `catalogue.find` gets a protocol, wherever it is called from."""
     if name in SHIPPED:

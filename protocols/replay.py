@@ -140,7 +140,7 @@ class _Replaying(Run):
     def compute(self, function: Callable[..., xr.Dataset], **inputs: Any) -> xr.Dataset:
         """From the record; where the recorded run computed it, the needles were off."""
         asked = identity.of_computation(function, inputs)
-        found = self.record.find(self.protocol_name, asked.name, asked.source, asked.key)
+        found = asked.computed_in(self.record, self.protocol_name)
         if found is not None and found.run == self.id and found.id not in self._computed:
             self._computed.add(found.id)
             self.rest()

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
 from analysis.digest import describe
@@ -27,10 +26,14 @@ from protocols.console import say
 from protocols.identity import Identity
 from protocols.open_station import LEASE
 from protocols.parameters import parse
-from protocols.provenance import in_folder_of
-from protocols.run import LOT, PassedOverError, _now, _survey, generator, route_of
+from protocols.provenance import in_folder_of, program_differences
+from protocols.run import LOT, PassedOverError, _survey, route_of
+from protocols.run_interface import RunInterface
 from protocols.selection import RunSettings, chosen
 from protocols.show import run_and_show
+
+#: How many names of a list are shown.
+SHOWN = 8
 
 
 class ResumeError(RuntimeError):
@@ -53,11 +56,25 @@ class Interrupted:
 
 @dataclass(frozen=True)
 class Rehearsed:
-    """What a rehearsal found: steps that come from the record, what is new, and where the run goes on ("": nowhere)."""
+    """What a rehearsal found.
+
+    Attributes
+    ----------
+    steps
+        How many come from the record.
+    changes
+        What is not what it was.
+    goes_on
+        Where the run goes on, empty for nowhere.
+    error
+        By which error the protocol itself ended, though what it was given may have led to that: the results of steps
+        that have changed since.
+    """
 
     steps: int
     changes: tuple[str, ...]
     goes_on: str
+    error: str = ""
 
 
 def resume(
@@ -100,8 +117,12 @@ def resume(
         with in_folder_of(run):
             found = _as_started(run, assignments or {}, stop_after, skip)
             rehearsed = rehearse(record, found)
+    for difference in program_differences(run["provenance"]):
+        say(f"other than in run {run['id']}: {difference}")
     for change in rehearsed.changes:
         say(f"changed: {change}")
+    if rehearsed.error:
+        say(f"with the results of before the protocol ends there by {rehearsed.error}")
     if rehearsed.changes and not yes:
         say("nothing has moved; add --yes to do these anew")
         raise SystemExit(1)
@@ -126,32 +147,34 @@ def rehearse(record: Record, run: Interrupted) -> Rehearsed:
 
     Of steps and computations that have changed the former results are taken, to see what else has changed.
 
-    An error of the protocol itself comes as it would come in the run, unless results that have changed led to it.
+    An error of the protocol itself comes as it would come in the run, unless results that have changed may have led to
+    it: then it is told beside them.
     """
     rehearsal = Rehearsal(record, run)
-    goes_on = ""
+    goes_on, fault = "", ""
     try:
         run.function(rehearsal, **run.parameters)
     except _NotInRecord as end:
         goes_on = str(end)
-    except Exception:
-        if not rehearsal.changes:
+    except Exception as error:
+        if not rehearsal.changes():
             raise
-        goes_on = "the first of these changes"
-    changes = [*_station_changes(run), *rehearsal.changes]
-    return Rehearsed(rehearsal.steps, tuple(changes), goes_on)
+        goes_on, fault = "the first of these changes", f"{type(error).__name__}: {error}"
+    changes = [*_station_changes(run), *rehearsal.changes()]
+    return Rehearsed(rehearsal.steps, tuple(changes), goes_on, fault)
 
 
 class _NotInRecord(BaseException):
     """The rehearsal came to what has to be done; no Exception, so that no protocol takes it for a fault."""
 
 
-class Rehearsal:
+class Rehearsal(RunInterface):
     """What a protocol sees of its run while it is rehearsed: as `protocols.run.Run`, but it only reads."""
 
     def __init__(self, record: Record, run: Interrupted) -> None:
         self.record, self.settings, self.protocol_name = record, run.settings, run.protocol
-        self.id, self.steps, self.changes = run.id, 0, list[str]()
+        self.id, self.steps = run.id, 0
+        self._found: dict[tuple[str, str], list[tuple[str, int]]] = {}
         self._taken: Carried = carried(record, run.id)
         self._used = _computations_of(record, run.id)
         self._histories: dict[str, list[Step]] = {}
@@ -177,6 +200,18 @@ class Rehearsal:
             self.survey()
         yield from self._dies or ()
 
+    def changes(self) -> list[str]:
+        """What is not what it was: steps by the dies that they were done on, with how many of each come after them."""
+        said = []
+        for (which, what), places in self._found.items():
+            if not places:
+                said.append(f"{which}: {what}; it is done anew, and what depends on it")
+                continue
+            names, steps = [at.removeprefix("die ") for at, _ in places], sum(count for _, count in places)
+            where = places[0][0] if len(names) == 1 else f"{len(names)} dies ({_listed(names)})"
+            said.append(f"{where}, {which}: {what}; {steps} step{'s' if steps > 1 else ''} there are done anew")
+        return said
+
     def step(self, function: Callable[..., xr.Dataset], die: Die, **inputs: Any) -> xr.Dataset:
         """As `Run.step`: the recorded result, also of a step that is not what it was."""
         return self._step(function, die, inputs)
@@ -185,13 +220,13 @@ class Rehearsal:
         """As `Run.compute`."""
         asked = identity.of_computation(function, inputs)
         call = self._calls[asked.name] = self._calls.get(asked.name, -1) + 1
-        found = self.record.find(self.protocol_name, asked.name, asked.source, asked.key)
+        found = asked.computed_in(self.record, self.protocol_name)
         if found is None:
             before = self._used.get(asked.name, [])[call : call + 1]
             if not before:
-                raise _NotInRecord(f"computation {function.__name__}")
+                raise _NotInRecord(f"computation {asked.shown}")
             what = self._difference(before[0], asked)
-            self.changes.append(f"computation {function.__name__}: {what}; it is done anew, and what depends on it")
+            self._found.setdefault((f"computation {asked.shown}", what), [])
             found = before[0]
         return self.record.load(found)
 
@@ -206,16 +241,11 @@ class Rehearsal:
     def verdict(self, die: Die, verdict: str, *, bin: int | None = None, reason: str = "") -> None:
         """As `Run.verdict`, without keeping it."""
 
-    def now(self) -> float:
-        """As `Run.now`."""
-        return float(self.compute(_now).attrs["time"])
-
-    def rng(self, name: str) -> np.random.Generator:
-        """As `Run.rng`."""
-        return generator(self.settings.seed, name)
-
     def rest(self) -> None:
         """As `Run.rest`; there is nothing to lift."""
+
+    def poll(self) -> None:
+        """As `Run.poll`; nothing runs that could be asked for something."""
 
     def _step(self, function: Callable[..., xr.Dataset], die: Die | None, inputs: dict[str, Any]) -> xr.Dataset:
         place = die.name if die else LOT
@@ -223,19 +253,16 @@ class Rehearsal:
         history = self._histories.setdefault(place, self.record.history(self.protocol_name, place))
         position = self._positions.setdefault(place, 0)
         if position >= len(history):
-            if die == self._attempting and (
-                place, position, asked.name, asked.source, asked.key
-            ) in self._taken.faults:  # fmt: skip
+            if die == self._attempting and self._taken.fault((place, position, asked.name, asked.source, asked.key)):
                 raise PassedOverError(place)
-            raise _NotInRecord(f"{at}, step {function.__name__}")
+            raise _NotInRecord(f"{at}, step {asked.shown}")
         step = history[position]
         what = self._difference(step, asked)
         if what and place not in self._changed:
             self._changed.add(place)
-            steps = f"{len(history) - position} step{'s' if len(history) - position > 1 else ''}"
-            self.changes.append(f"{at}, step {function.__name__}: {what}; {steps} there are done anew")
+            self._found.setdefault((f"step {asked.shown}", what), []).append((at, len(history) - position))
         if step.name != asked.name:  # its result is no answer to this script
-            raise _NotInRecord(f"{at}, step {function.__name__}")
+            raise _NotInRecord(f"{at}, step {asked.shown}")
         self.steps += place not in self._changed
         self._positions[place] += 1
         return self.record.load(step)
@@ -243,13 +270,30 @@ class Rehearsal:
     def _difference(self, step: Step, asked: Identity) -> str:
         """What is not as it was, in words; empty if nothing is."""
         if step.name != asked.name:
-            return f"was {step.name.rpartition('.')[2]}"
-        words = ["source changed"] if step.source != asked.source else []
+            return f"was {_last(step.name)}"
+        words = _words_for_code(asked, asked.changed_since(self.record, step))
         if step.inputs_digest != asked.key:
             row = next(row for row in self.record.steps(step.die) if row.step.id == step.id)
             names = [name for name, value in asked.inputs.items() if describe(value) != row.inputs.get(name)]
             words.append(f"input {', '.join(names)} changed" if names else "inputs changed")
         return " and ".join(words)
+
+
+def _words_for_code(asked: Identity, parts: list[str]) -> list[str]:
+    """Which parts of a step's code have changed; the function itself goes without saying."""
+    if not parts:
+        return []
+    named = [_last(part) for part in parts if part not in (asked.name, asked.function)]
+    return [f"source changed ({_listed(named)})" if named else "source changed"]
+
+
+def _last(name: str) -> str:
+    """A name without its module."""
+    return name if " " in name else name.rpartition(".")[2]
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join([*names[:SHOWN], *([f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else [])])
 
 
 def _computations_of(record: Record, run: int) -> dict[str, list[Step]]:

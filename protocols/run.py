@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -33,6 +32,7 @@ from protocols.marks import needs_no_contact as needs_no_contact
 from protocols.marks import protocol as protocol
 from protocols.marks import step as step
 from protocols.pausing import Requests
+from protocols.run_interface import RunInterface
 from protocols.selection import RunSettings, chosen, golden_die
 from protocols.stopping import RunStopped, StopRequest
 from protocols.verdicts import RunVerdicts, VerdictError, word, word_of_step
@@ -68,7 +68,7 @@ class Watch(Protocol):
         """How far the current step is, 0..1."""
 
 
-class Run:
+class Run(RunInterface):
     """One run of one protocol over a lot."""
 
     def __init__(
@@ -155,8 +155,8 @@ class Run:
         """
         asked = identity.of_computation(function, inputs)
         self._check_name(asked)
-        found = self.record.find(self.protocol_name, asked.name, asked.source, asked.key)
-        self._begin_step(function.__name__, COMPUTED, recorded=found is not None)
+        found = asked.computed_in(self.record, self.protocol_name)
+        self._begin_step(asked.shown, COMPUTED, recorded=found is not None)
         if found is None:
             self.rest()
             found = self._execute(asked, COMPUTED, lambda: function(self._watch.progress, **asked.inputs))
@@ -189,14 +189,6 @@ class Run:
             For an unknown verdict.
         """
         self._verdicts.give(die, word(verdict, bin, reason))
-
-    def now(self) -> float:
-        """Seconds since the epoch when the run first asked; the same on every resume."""
-        return float(self.compute(_now).attrs["time"])
-
-    def rng(self, name: str) -> np.random.Generator:
-        """A random generator of the run's seed and `name`; the same on every resume."""
-        return generator(self.settings.seed, name)
 
     def rest(self) -> None:
         """Lift the needles while nothing is measured (long computations, end of a pass)."""
@@ -281,11 +273,11 @@ class Run:
         asked = identity.of_step(function, inputs)
         self._check_name(asked)
         recorded = self._recorded(place, asked)
-        self._begin_step(function.__name__, place, recorded=recorded is not None)
+        self._begin_step(asked.shown, place, recorded=recorded is not None)
         if recorded is None:
             self._asked = (place, self._positions[place], asked.name, asked.source, asked.key)
-            if die is not None and die == self._attempting and self._asked in self._carried.faults:
-                raise PassedOverError(self._carried.faults[self._asked])
+            if die is not None and die == self._attempting and (fault := self._carried.fault(self._asked)):
+                raise PassedOverError(fault)
             bench = self._bench_at(die, function)
             recorded = self._execute(asked, place, lambda: self._at(bench, die, function, asked.inputs))
             self._histories[place].append(recorded)
@@ -324,7 +316,7 @@ class Run:
         if position >= len(history):
             return None
         step = history[position]
-        if (step.name, step.source, step.inputs_digest) == (asked.name, asked.source, asked.key):
+        if asked.is_of(self.record, step):
             return step
         text = f"{asked.name} differs; {len(history) - position} steps anew"
         self.record.event(self.id, "superseded", text, place)
@@ -430,11 +422,6 @@ def route_of(survey: xr.Dataset) -> list[DieSite]:
     return [DieSite(int(column), int(row)) for column, row in survey["sites"].values]
 
 
-def generator(seed: int, name: str) -> np.random.Generator:
-    """The random generator of a run's seed and a name."""
-    return np.random.default_rng([seed, zlib.crc32(name.encode())])
-
-
 @step(step_names.SURVEY)
 def _survey(bench: Bench, die: None) -> xr.Dataset:
     """Dies of the route and what the instruments say they are."""
@@ -456,8 +443,3 @@ def _survey(bench: Bench, die: None) -> xr.Dataset:
         "sweeps": bench.array.can_sweep(),
     }
     return xr.Dataset({"sites": (("die", "axis"), np.asarray(sites, np.int64))}, attrs=attrs)
-
-
-@step(step_names.NOW)
-def _now(report: Callable[[str, float], None]) -> xr.Dataset:
-    return xr.Dataset(attrs={"time": time.time()})

@@ -45,7 +45,7 @@ from sim_backends.station_process import spawn_station
 
 SHAPE = MTJ_20K.shape
 DIES = ("c3r3", "c3r2")
-STEPS = ["check_contact", "read_and_pulse", "program"]
+STEPS = ["check-contact", "read_and_pulse", "program"]
 PATCH = np.zeros(SHAPE[1:], bool)
 PATCH[2:10, 2:10] = True  # sound cells of kernel 0 on both dies
 MEASURED = DieRecord("any", MTJ_20K, np.full(SHAPE, 140e-6), np.full(SHAPE, 75e-6), np.zeros(SHAPE, np.uint8))

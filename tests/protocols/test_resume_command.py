@@ -101,7 +101,7 @@ def test_it_takes_over_everything_that_the_run_was_started_with(xbar, served, be
         assert found == {"c2r6": "pass", "c3r6": "pass", "c5r5": "skipped", "c4r5": "pass"}
         assert record.source(first["provenance"]["source"]) == SCRIPT
         step = record.history("mine.py:looks", "c3r6")[0]
-        assert record.source(step.source).startswith("def look(bench, die")
+        assert record.source(step.source).startswith("#:: mine.py.look\ndef look(bench, die")
         assert record.source(first["provenance"]["station_sha256"]) == (begun.parent / "bench.yaml").read_text()
     assert {tuple(e["site"]) for e in served.new_actions() if e["what"] == "read"}.isdisjoint({(2, 6), (5, 5)})
 

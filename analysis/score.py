@@ -6,7 +6,6 @@ The truth never reaches a protocol, driver or training: it is read here, afterwa
 from __future__ import annotations
 
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from analysis.step_names import MEASURE_ANALOG, MEASURE_STATES, PROGRAM, WRITE_A
 from mapping.analog_die import LIMITS
 from mapping.die_record import HARD_DEFECTS, CellClass, LineFault
 from mapping.geometry import ArrayGeometry
+from sim_backends.array.npz import UNREADABLE, read_npz
 
 BoolArray = NDArray[np.bool_]
 
@@ -29,7 +29,7 @@ _MEASURE, _PROGRAM = (MEASURE_STATES, MEASURE_ANALOG), (PROGRAM, WRITE_ANALOG)
 _NEEDED = ("die", "site", "kind", "alive", "broken", "line_die", "line_mask", "meta")
 _STATES = ("state", "g_read")
 #: What numpy raises on a file that is damaged or no archive, or that claims to be larger than the memory.
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError, zipfile.BadZipFile)
+_LARGEST = 1 << 29  # bytes of a truth file, unpacked
 
 
 class TruthError(ValueError):
@@ -134,12 +134,12 @@ def _newest(record: Record, die: str) -> tuple[xr.Dataset | None, xr.Dataset | N
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            truth: dict[str, Any] = {name: file[name] for name in _NEEDED}
-            truth |= {name: file[name] for name in _STATES if name in file}
+        file = read_npz(path, _LARGEST)
+        truth: dict[str, Any] = {name: file[name] for name in _NEEDED}
+        truth |= {name: file[name] for name in _STATES if name in file}
         truth["meta"] = json.loads(str(truth["meta"]))
         truth["site"] = [tuple(int(v) for v in site) for site in truth["site"]]
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise TruthError(f"{path} is not a truth file (xbar sim STATION --truth FILE writes one): {error}") from error
     return truth
 

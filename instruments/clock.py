@@ -7,6 +7,8 @@ from pathlib import Path
 
 from qcodes.instrument import Instrument
 
+_LONGEST = 1e12  # s; no station runs for so long
+
 
 class FileClock(Instrument):
     """Station time from a JSON file with the entry ``station_time_s``, as a station or its controller writes it.
@@ -24,11 +26,13 @@ class FileClock(Instrument):
         self._path = Path(address)
 
     def elapsed(self) -> float | None:
-        """Get the station time (s); None as long as the station has not written any."""
+        """Get the station time (s); None as long as the file has none."""
         try:
-            return float(json.loads(self._path.read_text(encoding="utf-8"))["station_time_s"])
-        except (OSError, ValueError, KeyError):
+            seconds = json.loads(self._path.read_text(encoding="utf-8"))["station_time_s"]
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
             return None
+        known = isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds <= _LONGEST
+        return float(seconds) if known else None
 
     def get_idn(self) -> dict[str, str | None]:
         """Say what this is; a file has no maker."""

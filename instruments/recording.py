@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, NoReturn
 
-from instruments.traffic import Entry, Kind, read_traffic
+from instruments.traffic import Entry, Kind, TrafficError, read_traffic
 
 _REPLAYED = (Kind.OPEN, Kind.SEND, Kind.MESSAGE, Kind.FAULT)
 _SHOWN = 24
@@ -26,7 +26,7 @@ class Recording:
         self._taken: set[int] = set()
         for entry in read_traffic(path):
             if entry.kind is Kind.SESSION:
-                self._sessions[entry.session] = json.loads(entry.payload)
+                self._sessions[entry.session] = _session(entry.payload, path)
             elif entry.kind in _REPLAYED:
                 self._entries[entry.session].append(entry)
 
@@ -43,6 +43,14 @@ class Recording:
                 self._taken.add(number)
                 return RecordedTransport(f"{said['address']}", self._entries[number])
         raise DeviationError(f"a session on {address} ({kind}) is opened that the recorded run did not open")
+
+
+def _session(payload: bytes, path: Path) -> dict[str, Any]:
+    try:
+        said = json.loads(payload)
+        return {"kind": said["kind"], "address": said["address"]}
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise TrafficError(f"{path} does not say what its sessions are ({error!r}); it is damaged") from error
 
 
 class RecordedTransport:

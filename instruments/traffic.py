@@ -42,6 +42,7 @@ _REPEATED, _FOLDED = 1, 2
 _FOLD_FROM = 4096
 _LEVEL = 3
 _LARGEST_BLOCK = 1 << 28
+_PACKED = 400  # how much smaller blocks are stored at most: every entry has a time, which takes some bytes
 _HASH = 16
 
 
@@ -69,7 +70,7 @@ class Kind(IntEnum):
     """What happened beside the wire: JSON."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One line of the traffic."""
 
@@ -204,14 +205,21 @@ def read_traffic(path: Path) -> Iterator[Entry]:
         No traffic file, or a block that was changed after it was written.
     """
     known: dict[bytes, bytes] = {}
-    decompressor = zstandard.ZstdDecompressor()
     for number, compressed in enumerate(_blocks(path)):
         try:
-            block = decompressor.decompress(compressed, max_output_size=_LARGEST_BLOCK)
-            entries = list(_entries(block, known))
-        except (struct.error, KeyError, ValueError, zstandard.ZstdError) as error:
+            entries = list(_entries(_decompressed(compressed), known))
+        except (struct.error, LookupError, ValueError, TypeError, MemoryError, zstandard.ZstdError) as error:
             raise TrafficError(f"{path}: block {number} holds no traffic of this version ({error!r})") from error
         yield from entries
+
+
+def _decompressed(block: bytes) -> bytes:
+    """The content of a block; what it says of its size is looked at first, and bounded by what it takes on disk."""
+    largest = min(_LARGEST_BLOCK, max(_BLOCK_SIZE, _PACKED * len(block)))
+    size = zstandard.frame_content_size(block)
+    if not 0 <= size <= largest:  # the library takes the bound for a mere hint where a size is given
+        raise ValueError(f"it claims {size} bytes; {largest} at most are unpacked of {len(block)}")
+    return zstandard.ZstdDecompressor().decompress(block, max_output_size=largest)
 
 
 def _packed(when: float, session: int, kind: Kind, flags: int, payload: bytes) -> bytes:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import math
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +19,7 @@ Labels = NDArray[np.int64]
 SIDE = 14
 
 _MAGIC = {0x00000803: "images", 0x00000801: "labels"}
+_LARGEST = 400_000_000  # bytes; half a million images
 _SPLIT_SEED = 0
 
 
@@ -121,22 +125,32 @@ def _find(folder: Path, stem: str) -> Path:
 
 
 def _read(path: Path, kind: str) -> NDArray[np.uint8]:
-    """Content of one IDX file: magic number, dimensions, bytes."""
+    """Content of one IDX file: magic number, dimensions, bytes; no more is unpacked than its header says."""
     try:
-        data = path.read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
-    except (OSError, EOFError, ValueError) as error:
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if packed else path.open("rb") as opened:
+            shape = _shape(path, opened.read(4), kind, opened)
+            wanted = math.prod(shape)
+            data = opened.read(wanted + 1)
+    except (OSError, EOFError, zlib.error) as error:
         raise MnistError(f"{path} cannot be read: {error}; fetch it again") from error
-    magic = int.from_bytes(data[:4], "big")
-    if _MAGIC.get(magic) != kind:
-        found = _MAGIC.get(magic, "no IDX data of MNIST")
-        raise MnistError(f"{path} should hold {kind}, its magic number {magic:#010x} says {found}; are files mixed up?")
-    header = 4 + 4 * data[3]
-    shape = tuple(int.from_bytes(data[at : at + 4], "big") for at in range(4, header, 4))
-    wanted = int(np.prod(shape, dtype=object))
-    if len(data) - header != wanted or wanted == 0:
+    if len(data) != wanted or wanted == 0:
+        held = f"{len(data)} bytes" if len(data) <= wanted else "more bytes"
+        raise MnistError(f"{path} holds {held} of data, its header says {wanted}; it is cut or damaged")
+    return np.frombuffer(data, np.uint8).reshape(shape).copy()  # writable, as torch wants it
+
+
+def _shape(path: Path, magic: bytes, kind: str, opened: BinaryIO | gzip.GzipFile) -> tuple[int, ...]:
+    """What the header says, if that can be so."""
+    number = int.from_bytes(magic, "big")
+    if len(magic) < 4 or _MAGIC.get(number) != kind:
+        found = _MAGIC.get(number, "no IDX data of MNIST")
         raise MnistError(
-            f"{path} holds {len(data) - header} bytes of data, its header says {wanted}; it is cut or damaged"
+            f"{path} should hold {kind}, its magic number {number:#010x} says {found}; are files mixed up?"
         )
-    return np.frombuffer(data, np.uint8, offset=header).reshape(shape).copy()  # writable, as torch wants it
+    axes = opened.read(4 * magic[3])
+    shape = tuple(int.from_bytes(axes[at : at + 4], "big") for at in range(0, len(axes), 4))
+    if len(axes) < 4 * magic[3] or math.prod(shape) > _LARGEST:
+        raise MnistError(f"{path} claims {shape} for its shape; {_LARGEST} bytes are read at most, is it damaged?")
+    return shape

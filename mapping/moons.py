@@ -19,6 +19,7 @@ NOISE = 0.2
 SIZES = (875, 125, 200)
 """Points to train with, to validate and to test: the sizes of their stored parts."""
 SEED = 0
+_LARGEST = 100_000_000  # bytes of a table of points
 FILES = ("moons_train.csv", "moons_validation.csv", "moons_test.csv")
 
 
@@ -95,6 +96,8 @@ def read_moons(folder: Path) -> Moons:
 
 def _read(path: Path) -> Points:
     try:
+        if path.stat().st_size > _LARGEST:  # also: the file itself is there, not one of that name with .gz behind it
+            raise MoonsError(f"{path} is larger than {_LARGEST} bytes; is it a table of points?")
         values = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
     except OSError as error:
         raise MoonsError(f"cannot read {path}: give a folder with {', '.join(FILES)}") from error

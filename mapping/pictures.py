@@ -12,6 +12,7 @@ FloatArray = NDArray[np.float64]
 
 #: Pixels of a file beyond which it is not read.
 PIXELS_MAX = 50_000_000
+_FORMATS = ("PNG", "JPEG", "PPM", "BMP", "GIF", "TIFF", "WEBP")  # Pillow has EPS rendered by another program
 
 
 class PictureError(ValueError):
@@ -54,7 +55,7 @@ def read_picture(path: Path, shape: tuple[int, int]) -> FloatArray:
         If there is no such file, it is no picture, it is too large or all of one grey.
     """
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=_FORMATS) as picture:
             if picture.width * picture.height > PIXELS_MAX:
                 raise PictureError(
                     f"{path} has {picture.width} x {picture.height} pixels; {PIXELS_MAX:,} are read at most"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from mapping.placement import LayerPlacement, Placement
 
 #: More cells than any die has; a file that claims more is not read.
 CELLS_MAX = 100_000_000
+_PACKED, _SMALL = 100, 1 << 20  # how much smaller a dataset may be stored; bytes for which nobody asks
 
 
 class ScheduleFileError(ValueError):
@@ -150,6 +152,9 @@ def read_array(
         raise ValueError(f"{name} is {here.dtype} {here.shape} instead of {np.dtype(dtype)} {shape or ''}".rstrip())
     if here.size is None or here.size > CELLS_MAX:
         raise ValueError(f"{name} has {here.size} elements")
+    takes = max(here.size, math.prod(here.chunks or ())) * here.dtype.itemsize
+    if takes > _PACKED * here.id.get_storage_size() + _SMALL:
+        raise ValueError(f"{name} claims {takes} bytes, and {here.id.get_storage_size()} are stored of it")
     values = here[()]
     if values.size and (values.min() < limits[0] or values.max() > limits[1]):
         raise ValueError(f"{name} has values outside {limits[0]} ... {limits[1]}")

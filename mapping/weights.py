@@ -21,8 +21,13 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from sim_backends.array.npz import UNREADABLE, read_npz
+
 Coding = Literal["binary", "ternary"]
 State = dict[str, NDArray[Any]]
+
+LARGEST = 1 << 29
+"""Bytes that the arrays of a packed file may take."""
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".npz")
 
@@ -153,13 +158,14 @@ def _read_safetensors(path: Path) -> State:
 
 def _read_torch(path: Path) -> State:
     try:
+        _check_zip(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path.name} holds pickled objects, which could run code, or is no file of torch: save "
             "model.state_dict() or use safetensors"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (*UNREADABLE, IndexError, AssertionError) as error:
         raise WeightsError(f"{path.name} is not a sound file of torch: {error}; save the state dict again") from error
     for key in NESTED:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
@@ -171,11 +177,19 @@ def _read_torch(path: Path) -> State:
     return {str(name): _array(value) for name, value in content.items() if isinstance(value, torch.Tensor)}
 
 
+def _check_zip(path: Path) -> None:
+    """Refuse a file of torch that would unpack to more than weights take; torch itself packs nothing."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            claimed = sum(member.file_size for member in archive.infolist())
+        if claimed > max(LARGEST, path.stat().st_size):
+            raise ValueError(f"it claims to hold {claimed} bytes; {LARGEST} are read at most")
+
+
 def _read_npz(path: Path) -> State:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: np.asarray(file[name]) for name in file.files}
-    except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+        arrays = read_npz(path, LARGEST)
+    except UNREADABLE as error:
         raise WeightsError(
             f"{path.name} is not a sound npz file of plain arrays: {error}; write it again with numpy.savez"
         ) from error
@@ -191,6 +205,8 @@ def _array(tensor: torch.Tensor) -> NDArray[Any]:
     """As numpy; half precision, which numpy has only in part, as float32."""
     if tensor.is_complex() or tensor.is_quantized or tensor.is_sparse:
         raise WeightsError(f"tensors of {tensor.dtype}, {tensor.layout} are not mapped; save real dense ones")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise WeightsError(f"a tensor of shape {list(tensor.shape)} is larger than what is stored of it; save it whole")
     values = tensor.detach()
     return (values.float() if values.is_floating_point() and values.itemsize < 4 else values).numpy()
 

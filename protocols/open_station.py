@@ -186,6 +186,7 @@ def simulated_station(lot: str, seed: int, folder: Path, *, rack: bool = False) 
     Its dies keep their states in `folder`, as magnetic junctions do without power. With `rack`, a source measure unit,
     a pulse generator and a switch matrix take the place of the board (docs/rack.md).
     """
+    from sim_backends.physical_log import summary_path
     from sim_backends.station_process import spawn_station
 
     home, file = (folder / "station").resolve(), folder / "station.yaml"
@@ -194,7 +195,7 @@ def simulated_station(lot: str, seed: int, folder: Path, *, rack: bool = False) 
     if rack:
         config["rack"] = {}
     with spawn_station(config) as process:
-        write_simulated_station(file, process.addresses, home / "summary.json")
+        write_simulated_station(file, process.addresses, summary_path(config["log"]))
         yield file
 
 

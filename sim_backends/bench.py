@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim_backends.array.dies import ArrayDie, ArrayLot, checked_state, die_of
+from sim_backends.array.npz import UNREADABLE, read_npz
 from sim_backends.array.streams import stream
 from sim_backends.clock import StationClock
 from sim_backends.files import write_atomically
 from sim_backends.physical_log import PhysicalLog
 from sim_backends.truth import TruthFile
 
-#: What numpy raises on a file that is damaged or no archive, or that claims to be larger than the memory.
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError, zipfile.BadZipFile)
+_CELL_BYTES, _OTHER_BYTES = 256, 1_000_000  # more than what a die remembers, by cell and beside that
 _NO_DIE = 2**32 - 1  # takes the place of a die's index in the key of the noise when nothing is touched
 
 
@@ -204,12 +203,14 @@ def _saved(path: Path, lot: ArrayLot, seed: int, index: int) -> Mapping[str, NDA
     """
     expected = _identity(lot, seed, index)
     try:
-        with np.load(path, allow_pickle=False) as saved:
-            identity = json.loads(str(saved["identity"]))
-            if identity != expected:
-                raise StateError(f"{path} holds {identity}, this station has {expected}; use another state folder")
-            return checked_state(lot, saved)
-    except _UNREADABLE as error:
+        saved = read_npz(path, int(np.prod(lot.topology.shape)) * _CELL_BYTES + _OTHER_BYTES)
+        identity = json.loads(str(saved["identity"]))
+        if identity != expected:
+            raise StateError(f"{path} holds {identity}, this station has {expected}; use another state folder")
+        return checked_state(lot, saved)
+    except StateError:
+        raise
+    except UNREADABLE as error:
         raise StateError(
             f"{path} is no saved state of a die: {error}; remove it, or use another state folder"
         ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import threading
 import time
 from collections import Counter
@@ -26,7 +27,7 @@ class PhysicalLog:
     moves, contact, separation, clients and faults are in the file at once, and all before them; reads, products and
     pulses are buffered until the next of those or of `flush`, and at most a second while entries come. `flush`, which
     the station calls at every separation, emergency stop and bite of the watchdog, and when it closes, also rewrites
-    ``summary.json`` beside the log: station time and the number of entries of each kind.
+    the summary beside the log (`summary_path`): station time and the number of entries of each kind.
 
     Parameters
     ----------
@@ -44,9 +45,10 @@ class PhysicalLog:
         self._lock = threading.Lock()
         self._written = time.monotonic()
         if path is not None:
+            before = previous_summary(path)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-            self.counts.update(previous_summary(path).get("counts", {}))
+            self.counts.update(before["counts"])
 
     def add(self, what: str, **details: Any) -> None:
         """Append an entry; `details` must be plain JSON values."""
@@ -86,17 +88,22 @@ class PhysicalLog:
 
 
 def summary_path(log: Path) -> Path:
-    """Where the summary of a log lies."""
-    return log.with_name("summary.json")
+    """Where the summary of a log lies: two stations that log into one folder do not share a clock."""
+    return log.with_name(f"{log.name}.summary.json")
 
 
 def previous_summary(log: Path) -> dict[str, Any]:
-    """Summary that an earlier run of the station left beside its log; empty if there is none."""
+    """Summary that an earlier run of the station left beside its log: station time (s, 0 if none) and counts."""
+    known = summary_path(log)
+    if not known.exists() and log.exists() and log.stat().st_size:
+        known = log.with_name("summary.json")  # where versions before 2027 put it
     try:
-        summary = json.loads(summary_path(log).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return summary if isinstance(summary, dict) else {}
+        summary = json.loads(known.read_text(encoding="utf-8"))
+        seconds, counts = float(summary["station_time_s"]), dict(summary["counts"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return {"station_time_s": 0.0, "counts": {}}
+    whole = {str(what): count for what, count in counts.items() if isinstance(count, int)}
+    return {"station_time_s": seconds if 0 <= seconds < math.inf else 0.0, "counts": whole}
 
 
 def mask_digest(mask: BoolArray) -> str:

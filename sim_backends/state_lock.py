@@ -1,4 +1,4 @@
-"""One station at a time may keep its dies in a folder: two would overwrite each other's states."""
+"""One station at a time may keep its dies in a folder, or write a log: two would overwrite each other's states."""
 
 from __future__ import annotations
 
@@ -26,12 +26,15 @@ class StateLock:
         The folder; made if it is not there.
     patience
         How long (s) to wait for another station to end.
+    name
+        Of the files in the folder that stand for the right: what is locked if it is not the folder.
     """
 
-    def __init__(self, folder: Path, patience: float = PATIENCE) -> None:
+    def __init__(self, folder: Path, patience: float = PATIENCE, *, name: str = ".station") -> None:
         self._folder, self._patience = folder, patience
-        self._holder = folder / ".station.pid"  # not in the lock itself: Windows lets nobody read that
-        self._lock = FileLock(folder / ".station.lock", thread_local=False)
+        self._what = folder if name == ".station" else folder / name.removeprefix(".")
+        self._holder = folder / f"{name}.pid"  # not in the lock itself: Windows lets nobody read that
+        self._lock = FileLock(folder / f"{name}.lock", thread_local=False)
 
     def acquire(self) -> None:
         """Take the folder.
@@ -46,8 +49,8 @@ class StateLock:
             self._lock.acquire(timeout=self._patience)
         except Timeout as error:
             raise StateInUseError(
-                f"{self._folder} is in use by another station ({self._who()}) and was not given free within "
-                f"{self._patience:.0f} s; end that one, or choose another state folder"
+                f"{self._what} is in use by another station ({self._who()}) and was not given free within "
+                f"{self._patience:.0f} s; end that one, or choose another state folder or log"
             ) from error
         write_atomically(self._holder, lambda file: file.write(str(os.getpid()).encode()))
 

@@ -63,7 +63,8 @@ class StationConfig(Specification):
     state
         Folder in which dies keep their state when the station ends; one station uses it at a time.
     log, truth
-        Files for what physically happened and for the hidden truth.
+        Files for what physically happened and for the hidden truth. One station writes a log at a time; its clock is
+        kept beside it (`physical_log.summary_path`).
     rack
         A source measure unit, a pulse generator and a switch matrix at the needles, in place of the board.
     magnet, magnet_port
@@ -167,11 +168,13 @@ class Station:
 
     def __init__(self, config: StationConfig) -> None:
         self.config = config
-        self._state_lock = None if config.state is None else StateLock(config.state)
+        self._locks = [StateLock(config.state)] if config.state is not None else []
+        if config.log is not None:
+            self._locks.append(StateLock(config.log.parent, name=f".{config.log.name}"))
         self._servers: dict[str, InstrumentServer] = {}
         try:
-            if self._state_lock is not None:
-                self._state_lock.acquire()
+            for lock in self._locks:
+                lock.acquire()
             self._instruments = self._build()
             for served in self._instruments:
                 self._servers[served.name] = self._server(served)
@@ -188,7 +191,7 @@ class Station:
         config = self.config
         lot = load_any_lot(config.lot)
         route = config.route(lot.wafer.dies)
-        start = float(previous_summary(config.log).get("station_time_s", 0.0)) if config.log else 0.0
+        start = float(previous_summary(config.log)["station_time_s"]) if config.log else 0.0
         self.clock = StationClock(config.realtime, start)
         self.log = PhysicalLog(config.log, self.clock)
         self.bench = Bench(
@@ -252,8 +255,8 @@ class Station:
             self._unlock()
 
     def _unlock(self) -> None:
-        if self._state_lock is not None:
-            self._state_lock.release()
+        for lock in self._locks:
+            lock.release()
 
     def addresses(self) -> dict[str, Any]:
         """What a client needs: the address of each instrument by its name, what is plugged in where, and who serves."""

@@ -1,15 +1,19 @@
 """The traffic file: what goes in comes out, whatever happens to the program, the disk or the file."""
 
 import random
+import struct
 import sys
 import time
+import zlib
 
 import pytest
+import zstandard
 from cobs import cobs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instruments.broker_client import Broker
+from instruments.recording import Recording
 from instruments.traffic import LARGE, MAGIC, Kind, TrafficError, TrafficWriter, read_traffic
 
 sizes = st.sampled_from([0, 1, LARGE - 1, LARGE, LARGE + 1, 4095, 4096, 4097, 9001])
@@ -84,6 +88,40 @@ def test_one_flipped_byte_is_found_and_named(blocks):
             list(read_traffic(path))
         first = int(str(error.value).split("(bytes ")[1].split()[0])
         assert max(each for each in begins if each <= at) == first
+
+
+def block_of(content, **more):
+    """A file of one block with any content, sound by its sums."""
+    compressor = zstandard.ZstdCompressor(level=3).compressobj(**more)
+    block = compressor.compress(content) + compressor.flush()
+    sums = struct.pack("<II", len(block), zlib.crc32(block))
+    return MAGIC + sums + struct.pack("<I", zlib.crc32(sums)) + block
+
+
+@pytest.mark.parametrize("said", [{"size": 64 << 20}, {}])
+def test_a_block_is_not_unpacked_beyond_what_it_can_hold(tmp_path, said):
+    path = tmp_path / "run.traffic"
+    path.write_bytes(block_of(bytes(64 << 20), **said))
+    assert path.stat().st_size < 10_000
+    with pytest.raises(TrafficError, match=r"it claims .* bytes; \d+ at most are unpacked"):
+        list(read_traffic(path))
+
+
+@pytest.mark.parametrize("entry", [b"\1", bytes(16), struct.pack("<dHBBI", 0, 1, 4, 2, 3) + b"\xff\xff\xff",
+                                   struct.pack("<dHBBI", 0, 1, 4, 2, 12) + bytes(12),
+                                   struct.pack("<dHBBI", 0, 1, 4, 1, 2) + b"ab"])  # fmt: skip
+def test_entries_that_nobody_wrote_are_said_to_be_none(tmp_path, entry):
+    path = tmp_path / "run.traffic"
+    path.write_bytes(block_of(entry, size=len(entry)))
+    with pytest.raises(TrafficError, match="holds no traffic of this version"):
+        list(read_traffic(path))
+
+
+@pytest.mark.parametrize("payload", [b"", b"[]", b"null", b"[" * 100_000, b'{"kind": "visa"}', b"\xff"])
+def test_a_session_that_nobody_wrote_is_said_to_be_none(tmp_path, payload):
+    written(tmp_path / "run.traffic", [(1, Kind.SESSION, payload)])
+    with pytest.raises(TrafficError, match="does not say what its sessions are"):
+        Recording(tmp_path / "run.traffic")
 
 
 def test_what_is_no_traffic_is_said(tmp_path):

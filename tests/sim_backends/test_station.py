@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 import time
+from functools import partial
 from threading import Thread
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from board_wire import BoardWire
 from running_station import ProberWire
 
+from instruments.clock import FileClock
 from sim_backends.array.die import Die
 from sim_backends.bench import StateError
 from sim_backends.clock import StationClock
@@ -60,7 +62,7 @@ def test_state_is_saved_at_separation(serve, tmp_path):
         prober.ask("move_chuck_separation")
         saved = np.load(tmp_path / "die_2.npz", allow_pickle=False)
         assert int(saved["operations"]) == station.bench.die(2).operations == 2
-        assert json.loads((tmp_path / "summary.json").read_text())["pulses"] == 2
+        assert json.loads((tmp_path / "log.jsonl.summary.json").read_text())["pulses"] == 2
 
 
 def test_a_resumed_die_goes_on_as_an_uninterrupted_one(serve, tmp_path):
@@ -114,7 +116,7 @@ def test_physical_log(serve, tmp_path):
     clients = {(entry["instrument"], entry["connected"]) for entry in found if entry["what"] == "client"}
     assert clients == {(name, connected) for name in ("prober", "board") for connected in (True, False)}
     assert found[-1]["what"] == "end"
-    summary = json.loads((tmp_path / "summary.json").read_text())
+    summary = json.loads((tmp_path / "log.jsonl.summary.json").read_text())
     assert summary["station_time_s"] == found[-1]["station_time_s"] >= 2
     assert (summary["pulses"], summary["counts"]["contact"]) == (3, 1)
 
@@ -126,6 +128,43 @@ def test_station_time_goes_on_in_the_next_run(serve, tmp_path):
         end = station.clock.now
     with serve(log=log) as (station, _, _):
         assert station.clock.now >= end > 0
+
+
+def test_two_stations_in_a_folder_have_clocks_of_their_own(tmp_path):
+    config = StationConfig(seed=1, dies=1, log=tmp_path / "a.jsonl")
+    with Station(config) as one, Station(config.model_copy(update={"log": tmp_path / "a.log"})) as other:
+        one.clock.advance(5.0)
+        one.log.flush()
+        other.log.flush()
+    assert {json.loads(each.read_text())["station_time_s"] for each in tmp_path.glob("*.summary.json")} == {5.0, 0.0}
+    with Station(config) as one:
+        assert one.clock.now == 5.0
+    (tmp_path / "summary.json").write_text('{"station_time_s": 7, "counts": {"pulse": 3}}')
+    with Station(config.model_copy(update={"log": tmp_path / "new.jsonl"})) as new:
+        assert new.clock.now == 0.0, "that of another station"
+
+
+def test_a_log_is_written_by_one_station(tmp_path, monkeypatch):
+    monkeypatch.setattr("sim_backends.station.StateLock", partial(StateLock, patience=0.2))
+    config = StationConfig(seed=1, dies=1, log=tmp_path / "a.jsonl")
+    with Station(config), pytest.raises(StationError, match=r"a\.jsonl is in use by another station"):
+        Station(config)
+    Station(config).close()
+
+
+@pytest.mark.parametrize("content", ["null", "[]", "{", '{"station_time_s": null}',
+                                     '{"station_time_s": NaN, "counts": 3}',
+                                     '{"station_time_s": 1e999, "counts": {"pulse": "x"}}', "[" * 100_000])  # fmt: skip
+def test_a_damaged_clock_begins_anew(tmp_path, content):
+    (tmp_path / "a.jsonl.summary.json").write_text(content)
+    with Station(StationConfig(seed=1, dies=1, log=tmp_path / "a.jsonl")) as station:
+        assert station.clock.now == 0.0
+    clock = FileClock("clock", str(tmp_path / "b.json"))
+    (tmp_path / "b.json").write_text(content)
+    try:
+        assert clock.elapsed() is None
+    finally:
+        clock.close()
 
 
 def test_log_entries_are_cheap(tmp_path):

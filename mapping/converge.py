@@ -15,14 +15,16 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from enum import IntEnum
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mapping.checked_fields import check_numbers
 from sim_backends.array.bias import HALF, BiasScheme, line_mask
-from sim_backends.array.passive_array import PassiveArray
+
+if TYPE_CHECKING:  # the solver's compiler takes half a second to load, and a run at a bench needs none of it
+    from sim_backends.array.passive_array import PassiveArray
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -180,13 +180,17 @@ def simulated_bench(name: str, seed: int, folder: Path) -> AbstractContextManage
 
 
 @contextmanager
-def simulated_station(lot: str, seed: int, folder: Path, *, rack: bool = False) -> Iterator[Path]:
+def simulated_station(
+    lot: str, seed: int, folder: Path, *, rack: bool = False, in_process: bool = False
+) -> Iterator[Path]:
     """A simulated station as a process of its own; yields its station file and ends it.
 
     Its dies keep their states in `folder`, as magnetic junctions do without power. With `rack`, a source measure unit,
-    a pulse generator and a switch matrix take the place of the board (docs/rack.md).
+    a pulse generator and a switch matrix take the place of the board (docs/rack.md). With `in_process`, threads of this
+    process serve the same sockets: for tests, which start many; a run keeps its station out of its own interpreter.
     """
     from sim_backends.physical_log import summary_path
+    from sim_backends.station import Station, station_config
     from sim_backends.station_process import spawn_station
 
     home, file = (folder / "station").resolve(), folder / "station.yaml"
@@ -194,6 +198,11 @@ def simulated_station(lot: str, seed: int, folder: Path, *, rack: bool = False) 
     config: dict[str, Any] = {"lot": lot, "seed": seed, "state": home / "dies", "log": home / "physical.jsonl"}
     if rack:
         config["rack"] = {}
+    if in_process:
+        with Station(station_config(config, "configuration", Path.cwd())) as station:
+            write_simulated_station(file, station.addresses(), summary_path(config["log"]))
+            yield file
+        return
     with spawn_station(config) as process:
         write_simulated_station(file, process.addresses, summary_path(config["log"]))
         yield file

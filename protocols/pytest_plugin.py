@@ -39,10 +39,10 @@ def lot() -> LotChoice:
 
 @pytest.fixture
 def station_file(lot: LotChoice, tmp_path: Path) -> Iterator[Path]:
-    """Station file of a simulated station that runs as a process of its own while the test does."""
+    """Station file of a simulated station that serves from threads of this process while the test runs."""
     from protocols.open_station import simulated_station
 
-    with simulated_station(lot.name, lot.seed, tmp_path / "station") as path:
+    with simulated_station(lot.name, lot.seed, tmp_path / "station", in_process=True) as path:
         yield path
 
 

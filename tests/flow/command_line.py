@@ -15,6 +15,7 @@ from pathlib import Path
 from unittest import mock
 
 import psutil
+from in_process import stations_here
 
 from protocols.cli import main
 from protocols.left_broker import known_broker
@@ -34,12 +35,13 @@ class Finished:
 
 
 def xbar(*arguments: object) -> Finished:
-    """Run a command in this process."""
+    """Run a command in this process; a simulated station that it starts serves from this process, too."""
     said, status = io.StringIO(), 0
     with (
         mock.patch.object(sys, "argv", ["xbar", *map(str, arguments)]),
         contextlib.redirect_stdout(said),
         contextlib.redirect_stderr(said),
+        stations_here(),
     ):
         try:
             main()

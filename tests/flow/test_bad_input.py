@@ -21,8 +21,9 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from command_line import served, xbar
+from command_line import xbar
 from happened import ACTIONS, happened, of_kind
+from in_process import serve_here, sim_here
 from safetensors.numpy import save_file
 from short_lot import write_lot
 
@@ -73,7 +74,7 @@ def lot(home):
 def station(home, lot):
     """A station of two small dies, and its log."""
     file, log = home / "station.yaml", home / "physical.jsonl"
-    with served(lot, "--seed", 3, "--log", log, "--truth", home / "truth.npz", write=file):
+    with sim_here(lot, seed=3, log=log, truth=home / "truth.npz", write=file):
         yield file, log
 
 
@@ -388,9 +389,8 @@ def test_a_station_file_that_is_not_the_recorded_one(station, unfinished, change
 def in_its_place(file, log, **config):
     """Another simulated station, under the station file of the recorded one; gives nothing."""
     from instruments.station import write_station
-    from sim_backends.station_process import spawn_station
 
-    with spawn_station({"log": log, **config}) as process:
+    with serve_here({"log": log, **config}) as process:
         write_station(file, process.prober, process.board)
         yield
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 from happened import happened, of_kind
+from in_process import simulated_station
 
 from analysis.record import Record
 from instruments.station import load_station
@@ -14,7 +15,6 @@ from mapping.schedule import build_schedule
 from protocols.bench import Bench, Die, WrongDieError
 from protocols.characterise import measure_states
 from protocols.fingerprint import SAME_DIE, fingerprint, scatter_likeness
-from protocols.open_station import simulated_station
 from protocols.reading import read_conductances
 from protocols.write_verify import program
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from happened import happened, of_kind
+from in_process import simulated_station
 
 from analysis.record import Record
 from instruments.station import load_station
@@ -14,7 +15,6 @@ from protocols.analog_fingerprint import SAME_DIE, last_known, likeness
 from protocols.analog_write import write_analog
 from protocols.bench import Bench, Die, WrongDieError
 from protocols.characterise_analog import measure_analog
-from protocols.open_station import simulated_station
 
 
 class PowerCutError(RuntimeError):

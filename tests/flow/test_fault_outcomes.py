@@ -7,7 +7,7 @@ nothing fired twice, lines grounded before needles lift, needles up and outputs 
 import io
 import re
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import pytest
 import xarray as xr
 import yaml
 from happened import fired_per_cell, happened, of_kind
+from in_process import serve_here
 from rich.console import Console
 
 from analysis import record_database
@@ -41,7 +42,6 @@ from protocols.execute import execute
 from protocols.run import protocol
 from protocols.selection import RunSettings
 from protocols.write_verify import program
-from sim_backends.station_process import spawn_station
 
 SHAPE = MTJ_20K.shape
 DIES = ("c3r3", "c3r2")
@@ -128,23 +128,20 @@ def at_station(tmp_path):
     """Starts a station with faults; when the test is over, everything that happened at it is judged."""
     BEFORE_PULSING.clear()
     log = tmp_path / "physical.jsonl"
-    started = []
+    started = ExitStack()
 
     def start(*faults, **settings):
-        process = spawn_station({"lot": "mtj", "seed": 0, "dies": 2, "log": log, "faults": faults, **settings})
-        started.append(process)
-        file = write_station(tmp_path / "station.yaml", process.prober, process.board)
+        config = {"lot": "mtj", "seed": 0, "dies": 2, "log": log, "faults": faults, **settings}
+        served = started.enter_context(serve_here(config))
+        file = write_station(tmp_path / "station.yaml", served.prober, served.board)
         tree = yaml.safe_load(file.read_text(encoding="utf-8"))
         tree["instruments"]["prober"]["init"] = {"timeout": "250 ms", "move_timeout": "500 ms"}
         tree["instruments"]["array"]["init"] = {"timeout": "250 ms", "pulse_limit": "1.3 V"}
         file.write_text(yaml.safe_dump(tree), encoding="utf-8")
         return FaultyStation(tmp_path, file)
 
-    try:
+    with started:
         yield start
-    finally:
-        for process in started:
-            process.close()
     _judge(happened(log), tmp_path / "lot")
 
 

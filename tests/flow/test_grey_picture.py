@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from command_line import served, xbar
+from command_line import xbar
 from happened import assert_left_safely, happened
+from in_process import sim_here
 from PIL import Image
 
 from analysis.record import Record
@@ -19,8 +20,8 @@ SEED, CAP = 1, 2.1
 def home(tmp_path_factory):
     """A finished run of two dies on the board of a served station: one has a dead row, one a stuck cell."""
     home = tmp_path_factory.mktemp("picture")
-    kept = ("--truth", home / "truth.npz", "--log", home / "physical.jsonl", "--state", home / "state")
-    with served("tio2-8x8", "--seed", SEED, *kept, write=home / "station.yaml"):
+    kept = {"truth": home / "truth.npz", "log": home / "physical.jsonl", "state": home / "state"}
+    with sim_here("tio2-8x8", seed=SEED, **kept, write=home / "station.yaml"):
         where = ("--station", home / "station.yaml", "--dies", 2, "--seed", SEED, "--out", home / "lot")
         how = ("--scheme", "V/2", "--cap", f"{CAP}V", "--averages", 8)
         done = xbar("run", "grey-picture", *where, *how, "--json", home / "numbers.json")

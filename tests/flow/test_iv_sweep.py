@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from command_line import xbar
+from in_process import simulated_station
 
 from analysis.record import Record
 from analysis.step_names import SWEEP_CELL
@@ -15,7 +16,6 @@ from protocols.analog_fingerprint import last_known
 from protocols.bench import Bench, Die
 from protocols.iv_sweep import sweep_cell
 from protocols.ledgered_tester import SWEPT
-from protocols.open_station import simulated_station
 
 CELLS = [(1, 1), (2, 5)]
 

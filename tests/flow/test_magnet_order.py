@@ -5,18 +5,18 @@ import pytest
 import yaml
 from command_line import wait_for
 from happened import happened, of_kind
+from in_process import serve_here
 
 from analysis.record import Record
 from instruments.station import load_station, write_station
 from protocols.bench import Bench, Die
-from sim_backends.station_process import spawn_station
 
 
 @pytest.fixture
 def station(tmp_path):
     """A station with a magnet, and its physical log."""
     log = tmp_path / "physical.jsonl"
-    with spawn_station({"lot": "mtj", "seed": 0, "log": log, "magnet": {}}) as served:
+    with serve_here({"lot": "mtj", "seed": 0, "log": log, "magnet": {}}) as served:
         file = write_station(tmp_path / "station.yaml", served.prober, served.board)
         content = yaml.safe_load(file.read_text())
         magnet = {"type": "instruments.kepco.KepcoMagnet", "address": served.addresses["magnet"]}

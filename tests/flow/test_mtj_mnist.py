@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from command_line import end_served, run_xbar, served, xbar
 from happened import assert_left_safely, fired_per_cell, happened, of_kind
+from in_process import sim_here
 
 from analysis.record import Record
 from analysis.step_names import CLASSIFY_IMAGES, MEASURE_STATES
@@ -42,11 +43,10 @@ def by_hand(small, tmp_path_factory):
     """The same run with a station that was served by hand: its folder, its numbers, log and truth of the station."""
     home = tmp_path_factory.mktemp("by_hand")
     station, truth, log = home / "station.yaml", home / "truth.npz", home / "physical.jsonl"
-    with served("mtj", "--seed", SEED, "--truth", truth, "--log", log, write=station) as serving:
+    with sim_here("mtj", seed=SEED, truth=truth, log=log, write=station):
         arguments = ("run", "mtj-mnist", *small, "--seed", SEED, "--station", station, "--out", home / "lot")
         done = xbar(*arguments, "--json", home / "run.json")
         assert done.status == 0, done.said
-        assert end_served(serving) == 0
     return home / "lot", json.loads((home / "run.json").read_text(encoding="utf-8")), log, truth
 
 
@@ -160,7 +160,7 @@ def test_station_time_is_what_the_station_took(by_hand):
 
 
 def test_another_seed_is_another_lot(first, tmp_path):
-    with served("mtj", "--seed", SEED + 1, write=tmp_path / "station.yaml"):
+    with sim_here("mtj", seed=SEED + 1, write=tmp_path / "station.yaml"):
         script = tmp_path / "look.py"
         script.write_text(LOOK, encoding="utf-8")
         done = xbar(

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+from in_process import serve_here
 
 from analysis.record import Pulse
 from instruments.roles import LimitError
 from instruments.station import load_station, write_station
 from protocols.pytest_plugin import LotChoice
-from sim_backends.station_process import spawn_station
 
 WIDTH = 1.04e-6
 
@@ -26,7 +26,7 @@ def test_a_station_of_its_own_process_has_a_board_that_reaches_the_caps(station)
 def test_what_a_station_file_says_of_the_board_holds_and_nothing_else_is_lost(tmp_path):
     config = {"lot": "tio2-8x8", "dies": 1, "board": {"readout": {"v_max": "1.2 V"}}}
     with (
-        spawn_station(config) as process,
+        serve_here(config) as process,
         load_station(write_station(tmp_path / "station.yaml", process.prober, process.board)) as station,
     ):
         caps = station.array.capabilities()

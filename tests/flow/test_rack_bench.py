@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from in_process import simulated_station
 
 from analysis.record import Record
 from instruments.station import load_station
 from protocols.bench import Bench, Die
-from protocols.open_station import simulated_station
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ import time
 
 import numpy as np
 import pytest
-from command_line import ended, served, start_xbar, wait_for, xbar
+from command_line import ended, start_xbar, wait_for, xbar
 from happened import assert_left_safely, fired_per_cell, happened, of_kind
+from in_process import sim_here
 
 from analysis.record import Record
 
@@ -60,7 +61,7 @@ def station(tmp_path_factory):
     """A station that was served by hand and outlives every run: its file and log."""
     home = tmp_path_factory.mktemp("station")
     file, log = home / "station.yaml", home / "physical.jsonl"
-    with served("mtj", "--seed", 0, "--log", log, write=file):
+    with sim_here("mtj", log=log, write=file):
         yield file, log
 
 

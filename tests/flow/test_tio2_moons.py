@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from command_line import served, xbar
+from command_line import xbar
 from happened import assert_frames_were_intended, assert_left_safely, happened
+from in_process import sim_here
 
 from analysis.record import Record
 from analysis.step_names import CLASSIFY_POINTS, MEASURE_ANALOG, WRITE_ANALOG
@@ -21,8 +22,8 @@ ROUTE = {(2, 6): "c2r6", (3, 6): "c3r6"}
 def home(tmp_path_factory):
     """A finished run of two dies on the board of a served station, with its truth and its log."""
     home = tmp_path_factory.mktemp("moons")
-    kept = ("--truth", home / "truth.npz", "--log", home / "physical.jsonl", "--state", home / "state")
-    with served("tio2-8x8", "--seed", SEED, *kept, write=home / "station.yaml"):
+    kept = {"truth": home / "truth.npz", "log": home / "physical.jsonl", "state": home / "state"}
+    with sim_here("tio2-8x8", seed=SEED, **kept, write=home / "station.yaml"):
         where = ("--station", home / "station.yaml", "--dies", 2, "--seed", SEED, "--out", home / "lot")
         done = xbar("run", "tio2-moons", *where, "--epochs", EPOCHS, "--parallel", "line", "--json", home / "n.json")
         assert done.status == 0, done.said

@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from command_line import served, xbar
+from command_line import xbar
 from happened import assert_left_safely, happened, of_kind
 from happened_rack import assert_limits_were_kept, assert_no_mark_came_twice, assert_shots_were_intended, dose_of
+from in_process import sim_here
 
 from analysis.record import Record
 from analysis.step_names import WRITE_ANALOG
@@ -22,8 +23,8 @@ STATION = {"lot": "tio2-8x8", "seed": SEED, "rack": {}}
 def home(tmp_path_factory):
     home = tmp_path_factory.mktemp("moons")
     (home / "served.yaml").write_text(json.dumps(STATION), encoding="utf-8")
-    kept = ("--truth", home / "truth.npz", "--log", home / "physical.jsonl", "--state", home / "state")
-    with served(home / "served.yaml", *kept, write=home / "station.yaml"):
+    kept = {"truth": home / "truth.npz", "log": home / "physical.jsonl", "state": home / "state"}
+    with sim_here(home / "served.yaml", **kept, write=home / "station.yaml"):
         where = ("--station", home / "station.yaml", "--only", DIE, "--seed", SEED, "--out", home / "lot")
         done = xbar("run", "tio2-moons", *where, "--epochs", 1500, "--averages", 1, "--json", home / "n.json")
         assert done.status == 0, done.said

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import yaml
 from command_line import xbar
+from in_process import serve_here
 from safetensors.numpy import save_file
 
 from analysis.record import Record
@@ -14,7 +15,6 @@ from mapping.schedule import WriteSchedule
 from sim_backends.array.die import Die
 from sim_backends.array.lot import load_lot
 from sim_backends.bench import load_state, state_path
-from sim_backends.station_process import spawn_station
 
 #: The first die of the route of this lot has dead lines; the board is noisier than boards are.
 SEED, FIRST, SITE = 33, "c2r6", (2, 6)
@@ -46,7 +46,7 @@ def recorded(home, schedules):
     from instruments.station import write_station
 
     config = {"lot": "mtj", "seed": SEED, "state": home / "dies", "board": {"readout": {"cell_noise": CELL_NOISE}}}
-    with spawn_station(config) as process:
+    with serve_here(config) as process:
         station = write_station(home / "station.yaml", process.prober, process.board)
         done = xbar("program", schedules["one"], "--station", station, "--dies", 1, "--out", home / "recorded")
     assert done.status == 0, done.said

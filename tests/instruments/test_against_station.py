@@ -2,16 +2,16 @@
 
 import numpy as np
 import pytest
+from in_process import serve_here
 
 from instruments.board_link import BoardError
 from instruments.roles import LimitError, ZState
 from instruments.station import load_station, write_station
-from sim_backends.station_process import spawn_station
 
 
 @pytest.fixture(scope="module")
 def simulated():
-    with spawn_station({"lot": "mtj", "seed": 11, "dies": 3}) as process:
+    with serve_here({"lot": "mtj", "seed": 11, "dies": 3}) as process:
         yield process
 
 

@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 
 import pytest
+from in_process import serve_here
 from scripted_peers import ScriptedSentio, delay, lose_reply
 
 from instruments import broker as server
@@ -28,7 +29,6 @@ from instruments.sentio import Sentio
 from instruments.station import load_station, write_station
 from instruments.traffic import Kind, read_traffic
 from instruments.wire import open_port, open_visa, through
-from sim_backends.station_process import spawn_station
 
 OWNER = """
 import sys, threading, time
@@ -100,7 +100,7 @@ class Simulated:
 @pytest.fixture(scope="module")
 def simulated(tmp_path_factory):
     home = tmp_path_factory.mktemp("broker")
-    with spawn_station({"lot": "mtj", "seed": 11, "dies": 3, "log": home / "physical.jsonl"}) as process:
+    with serve_here({"lot": "mtj", "seed": 11, "dies": 3, "log": home / "physical.jsonl"}) as process:
         yield Simulated(process, home)
 
 

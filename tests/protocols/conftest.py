@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from in_process import simulated_station, stations_here
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ def xbar(monkeypatch, capsys):
         capsys.readouterr()
         status = 0
         try:
-            main()
+            with stations_here():
+                main()
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else int(end.code is not None)
         output = capsys.readouterr()
@@ -57,8 +59,6 @@ class Served:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """A station that the tests of a module share."""
-    from protocols.open_station import simulated_station
-
     folder = tmp_path_factory.mktemp("served")
     with simulated_station("mtj", 0, folder) as file:
         yield Served(file, folder / "station" / "physical.jsonl")

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from in_process import simulated_station
 
 from analysis.record import Record
 from instruments.roles import LimitError
@@ -20,7 +21,6 @@ from mapping.touch_up import Passes
 from protocols.analog_write import drift, gave_up, pulses_for, write_analog
 from protocols.bench import Bench, Die
 from protocols.characterise_analog import PROBE, measure_analog, within_caps
-from protocols.open_station import simulated_station
 
 SEED = 1  # its first die has a dead row
 WIDTH = 1.04e-6

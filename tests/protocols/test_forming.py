@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from in_process import simulated_station
 
 from analysis.record import Record
 from instruments.roles import LimitError
@@ -13,7 +14,6 @@ from mapping.forming import Forming
 from mapping.touch_up import SchemeError
 from protocols.bench import Bench, Die
 from protocols.forming import form
-from protocols.open_station import simulated_station
 
 #: Cells of the simulated lot are formed: here one counts as formed at 3.3 kOhm, which SET pulses bring about.
 LOW = Forming(start=1.2, step=0.01, cap=1.6, r_formed=3.3e3, confirmations=3, width=1.04e-6)

@@ -397,11 +397,11 @@ def _check_json(path: Path | None) -> None:
 
 def main() -> None:
     """Entry point: errors a user can act on are one message, exit status 1; anything else is a traceback."""
-    from xbarlab.command import check_rooms
+    from xbarlab.command import prepare
 
-    check_rooms()
     heed_interrupt()
     with steady():
+        prepare()
         try:
             app()
         except Exception as error:

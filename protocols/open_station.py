@@ -79,7 +79,9 @@ class StationOpener:
     def station_time(self) -> float | None:
         """Seconds by the station's own clock since this run connected to it, if it keeps one."""
         now = self._clock()
-        return None if now is None else now - self._began + (self._bench.waited if self._bench else 0.0)
+        if now is None or now < self._began:  # set back: it tells nothing of this run any more
+            return None
+        return now - self._began + (self._bench.waited if self._bench else 0.0)
 
     def spent(self, wall: float) -> float:
         """Station time of a run of `wall` seconds: the wall's where the station has no clock, 0 without a station."""

@@ -10,6 +10,8 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from xbarlab.surroundings import find_home, find_working_folder
+
 #: The packages of this program beside this one.
 ROOMS = ("instruments", "sim_backends", "mapping", "analysis", "protocols")
 HOME = Path(__file__).resolve().parent.parent
@@ -50,10 +52,25 @@ def check_rooms() -> None:
         raise SystemExit(1)
 
 
+def prepare() -> None:
+    """See that the program finds its own packages, a working folder and a home, before any of it is loaded.
+
+    Raises
+    ------
+    SystemExit
+        With status 1 and the cause, if it cannot.
+    """
+    find_working_folder()
+    check_rooms()
+    said = find_home()
+    if said:
+        sys.stderr.write(f"xbar: {said}\n")
+
+
 def main() -> None:
     """Entry point of `xbar`."""
     try:
-        check_rooms()
+        prepare()
         from protocols.cli import main as begin
 
         begin()

@@ -49,6 +49,8 @@ class DirectSolution:
         Currents of the row terminals, into the array, ``[B, K, row]`` (A).
     i_bottom, i_top
         Currents of the column terminals, out of the array, ``[B, K, column]`` (A).
+    rounding
+        Currents that are indistinguishable from none, ``[B, K]`` (A).
     """
 
     v_row: FloatArray
@@ -59,6 +61,7 @@ class DirectSolution:
     i_right: FloatArray
     i_bottom: FloatArray
     i_top: FloatArray
+    rounding: FloatArray
 
 
 class DirectNetwork:
@@ -170,7 +173,7 @@ class DirectNetwork:
         held = np.zeros((self._edges.nodes, batch, drives))
         self._rows.hold(held, v_left, v_right, ("left", "right"))
         self._columns.hold(held, v_top, v_bottom, ("top", "bottom"))
-        self._refuse_islands(ga, gb)
+        self.refuse_islands(ga > 0, gb > 0)
         offset = np.broadcast_to(offset, (batch, drives, rows, columns))
         return self._solve_in_chunks(ga, gb, offset, held)
 
@@ -185,10 +188,13 @@ class DirectNetwork:
                     raise NetworkError(f"cell at {place} is a short of infinite conductance: give it a finite one")
                 raise NetworkError(f"cell at {place} has a conductance of {g[index]:g} S")
 
-    def _refuse_islands(self, ga: FloatArray, gb: FloatArray) -> None:
-        """Refuse nodes from which no current finds a way to a source."""
-        batch = ga.shape[0]
-        conducts = np.concatenate([ga.reshape(batch, -1) > 0, gb.reshape(batch, -1) > 0], axis=1)
+    def refuse_islands(self, a_conducts: BoolArray, b_conducts: BoolArray) -> None:
+        """Refuse nodes from which no current finds a way to a source.
+
+        Cells ``[B, row, column]`` conduct by the voltage of their row node (a), and by that of their column node (b).
+        """
+        batch = a_conducts.shape[0]
+        conducts = np.concatenate([a_conducts.reshape(batch, -1), b_conducts.reshape(batch, -1)], axis=1)
         _, of_each_pattern = np.unique(np.packbits(conducts, axis=1), axis=0, return_index=True)
         for index in np.sort(of_each_pattern):
             stranded = self._edges.stranded(*np.split(conducts[index], 2))
@@ -205,11 +211,9 @@ class DirectNetwork:
         unknowns = self._matrix.unknowns
         dense = unknowns <= DENSE_MAX
         sets = max(1, CHUNK // max(unknowns**2, self._edges.count)) if dense else 1
-        solution = DirectSolution(
-            *(np.empty((batch, drives, rows, columns)) for _ in range(4)),
-            *(np.empty((batch, drives, rows)) for _ in range(2)),
-            *(np.empty((batch, drives, columns)) for _ in range(2)),
-        )
+        cells, of_rows, of_columns = (batch, drives, rows, columns), (batch, drives, rows), (batch, drives, columns)
+        shapes = (cells, cells, cells, cells, of_rows, of_rows, of_columns, of_columns, (batch, drives))
+        solution = DirectSolution(*(np.empty(shape) for shape in shapes))
         for start in range(0, batch, sets):
             some = slice(start, start + sets)
             invert = (
@@ -240,6 +244,7 @@ class DirectNetwork:
         solution.i_left[here], solution.i_right[here] = self._rows.source_currents(leaving, i_cell)
         into_columns = self._columns.source_currents(leaving, -np.swapaxes(i_cell, -1, -2))
         solution.i_top[here], solution.i_bottom[here] = (-current for current in into_columns)
+        solution.rounding[here] = currents.rounding(v)
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sim_backends.array.determined import LEAST_VOLTS, ever_conducting, still_conducting
 from sim_backends.array.devices.interface import BoolArray, FloatArray
 from sim_backends.array.direct import DirectNetwork, DirectSolution
 from sim_backends.array.line_kernels import NOTHING
 from sim_backends.array.line_method import sets_of
 from sim_backends.array.network_errors import ConvergenceError
-from sim_backends.array.network_problem import BOTTOM, LEFT, RIGHT, SIDES, TOP, Problem, Solution, bad_cell
+from sim_backends.array.network_problem import (
+    BOTTOM,
+    LEFT,
+    RIGHT,
+    SIDES,
+    TOP,
+    Problem,
+    Solution,
+    bad_cell,
+    infinite_voltage,
+    refuse_unbalanced,
+)
 
 STEPS_MAX = 80
+FLAT = 1e-6  # of a cell's slope at rest, or the largest one: what a step takes for no slope at all
 HALVINGS_MAX = 40
+ROUNDING = 1e-15  # of the currents of all cells: a difference of so much is balanced as far as doubles go
 Indices = NDArray[np.intp]
 
 
@@ -35,16 +49,19 @@ def solve(problem: Problem, cells: bool) -> Solution:
         return _without_lines(problem, cells)
     count, rows, columns = problem.count, problem.rows, problem.columns
     currents = np.zeros((count, 4, max(rows, columns)))
-    v_cell, i_cell = np.empty((2, count, rows, columns)) if cells else (None, None)
+    v_cell, i_cell = np.empty((2, count, rows, columns))
+    rounding = np.empty(count)
     find = _linear if problem.devices is None else _newton
     for group in _groups(problem):
         for chosen, found in find(problem, group):
             for side, values in enumerate((found.i_left, found.i_right, found.i_top, found.i_bottom)):
                 currents[chosen, side, : values.shape[-1]] = values.reshape(len(chosen), -1)
-            if v_cell is not None and i_cell is not None:
-                v_cell[chosen] = found.v_cell.reshape(len(chosen), rows, columns)
-                i_cell[chosen] = found.i_cell.reshape(len(chosen), rows, columns)
-    return Solution(problem, currents, v_cell, i_cell)
+            v_cell[chosen] = found.v_cell.reshape(len(chosen), rows, columns)
+            i_cell[chosen] = found.i_cell.reshape(len(chosen), rows, columns)
+            rounding[chosen] = found.rounding.reshape(-1)
+    refuse_unbalanced(problem, currents, i_cell, rounding)
+    problem.refuse_beyond(v_cell)
+    return Solution(problem, currents, v_cell, i_cell) if cells else Solution(problem, currents)
 
 
 def _perfectly_held(problem: Problem) -> bool:
@@ -73,7 +90,9 @@ def _without_lines(problem: Problem, cells: bool) -> Solution:
     currents = np.zeros((problem.count, 4, max(shape[-2:])))
     currents[:, row, : problem.rows] = i.sum(axis=-1)
     currents[:, column, : problem.columns] = i.sum(axis=-2)
-    return Solution(problem, currents, v, i) if cells else Solution(problem, currents, None, None)
+    refuse_unbalanced(problem, currents, i)
+    problem.refuse_beyond(v)
+    return Solution(problem, currents, np.array(v), np.array(i)) if cells else Solution(problem, currents)
 
 
 class _Group:
@@ -127,6 +146,8 @@ def _groups(problem: Problem) -> Iterator[_Group]:
             voltages.append(None)
             connected.append(None)
             continue
+        if np.isinf(side.voltage).any():
+            raise infinite_voltage(SIDES[number], int(np.argwhere(np.isinf(side.voltage))[0][-1]))
         shape = (*problem.lead, problem.rows if number < TOP else problem.columns)
         voltages.append(np.broadcast_to(side.voltage, shape).reshape(count, -1))
         connected.append(np.broadcast_to(side.connected, shape).reshape(count, -1))
@@ -164,7 +185,8 @@ def _newton(problem: Problem, group: _Group) -> Iterator[tuple[Indices, DirectSo
     sum falls.
     """
     members = group.members
-    evaluate = _evaluator(problem, members)
+    conducts = _evaluator(problem, members)
+    evaluate, at_rest = _never_flat(conducts, group.highest, (len(members), problem.rows, problem.columns))
     drives = group.drives(slice(None), len(members))
     shape = (len(members), problem.rows, problem.columns)
     v_row, v_column = np.zeros(shape), np.zeros(shape)
@@ -180,14 +202,15 @@ def _newton(problem: Problem, group: _Group) -> Iterator[tuple[Indices, DirectSo
         found = group.network.solve(ga, gb, offset=offset[:, None], **drives)
         to_row, to_column, to_current = found.v_row[:, 0], found.v_column[:, 0], found.i_cell[:, 0]
         moved = np.abs((to_row - v_row) - (to_column - v_column)).max(axis=(1, 2))
-        v_row, v_column, balanced, missing, (i, ga, gb), whole = _advance(
-            evaluate, (v_row, v_column, balanced), (to_row, to_column, to_current), missing, idle
-        )
         terminal = np.max(
             [np.abs(x).max(axis=(-1, -2)) for x in (found.i_left, found.i_right, found.i_top, found.i_bottom)], axis=0
         )
-        rounding = np.maximum(1e-13 * np.abs(i).sum(axis=(1, 2)), idle * ga.sum(axis=(1, 2)))
-        close = missing <= np.maximum(problem.tolerance * terminal, rounding)
+        allowed = np.maximum(problem.tolerance * terminal, found.rounding[:, 0])
+        v_row, v_column, balanced, missing, (i, ga, gb), whole = _advance(
+            evaluate, (v_row, v_column, balanced), (to_row, to_column, to_current), missing, idle, allowed
+        )
+        nothing = np.maximum(found.rounding[:, 0], idle * ga.sum(axis=(1, 2)))
+        close = missing <= np.maximum(allowed, np.maximum(ROUNDING * np.abs(i).sum(axis=(1, 2)), nothing))
         shrink = np.divide(
             moved, moved_before, out=np.ones(len(members)), where=(moved_before > 0) & (moved_before < np.inf)
         )
@@ -195,11 +218,14 @@ def _newton(problem: Problem, group: _Group) -> Iterator[tuple[Indices, DirectSo
         moved_before = moved
         done |= whole & close & settled
         if done.all():
-            yield members, replace(found, i_cell=i[:, None])
+            _, *slopes = conducts(v_row, v_column)
+            group.network.refuse_islands(*still_conducting(slopes, at_rest))
+            yield members, replace(found, i_cell=i[:, None], rounding=nothing[:, None])
             return
     worst = int(np.argmin(done))
     raise ConvergenceError(
-        f"network {members[worst]}: Newton's method left {missing[worst]:.3g} A unbalanced after {STEPS_MAX} steps"
+        f"network {members[worst]}: Newton's method left {missing[worst]:.3g} A unbalanced after {STEPS_MAX} steps; "
+        "give a larger tolerance, or less steep cells"
     )
 
 
@@ -229,14 +255,41 @@ def _evaluator(problem: Problem, members: Indices) -> _Evaluator:
     return evaluate
 
 
+def _never_flat(
+    conducts: _Evaluator, highest: FloatArray, shape: tuple[int, ...]
+) -> tuple[_Evaluator, Sequence[FloatArray]]:
+    """The same with slopes that are never zero but where a cell is open; and the slopes at rest, all at zero volts.
+
+    Where laws are flat Newton's method would be told that nothing holds a line. Any slope leads to the same solution,
+    for what is left over is judged by the currents.
+    """
+    volts = np.broadcast_to(np.maximum(highest, LEAST_VOLTS)[:, None, None], shape)
+    able, secant = ever_conducting(conducts, volts)
+    _, *at_rest = conducts(np.zeros(shape), np.zeros(shape))
+    largest = np.max(at_rest, axis=(0, 2, 3))
+    largest = np.where(largest > 0, largest, secant.max(axis=(1, 2)))
+    own = np.max(at_rest, axis=0)
+    least = FLAT * np.where(own > 0, own, np.where(able, largest[:, None, None], 0.0))
+
+    def evaluate(v_row: FloatArray, v_column: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        i, ga, gb = conducts(v_row, v_column)
+        return i, np.maximum(ga, least), np.maximum(gb, least)
+
+    return evaluate, at_rest
+
+
 def _advance(
     evaluate: _Evaluator,
     old: _State,
     new: tuple[FloatArray, FloatArray, FloatArray],
     missing: FloatArray,
     idle: FloatArray,
+    allowed: FloatArray,
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, tuple[FloatArray, FloatArray, FloatArray], BoolArray]:
-    """Go from one state to another, as far as what is missing from balance becomes less; which got there."""
+    """Go from one state to another, as far as what is missing from balance becomes less, or no more than is allowed.
+
+    The last of what is returned says which got there.
+    """
     length = np.ones(len(missing))
     for _ in range(HALVINGS_MAX):
         part = length[:, None, None]
@@ -246,7 +299,7 @@ def _advance(
         conducted = evaluate(v_row, v_column)
         now = np.abs(conducted[0] - balanced).sum(axis=(1, 2))
         noise = np.maximum(1e-13 * np.abs(balanced).sum(axis=(1, 2)), idle * conducted[1].sum(axis=(1, 2)))
-        bad = ~(now <= np.maximum((1 - 1e-4 * length) * missing, noise))
+        bad = ~(now <= np.maximum((1 - 1e-4 * length) * missing, np.maximum(noise, allowed)))
         if (old[2] is None and np.isfinite(now).all()) or not bad.any():
             break
         length = np.where(bad, length / 2, length)

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from sim_backends.array.devices.interface import Conducting, FloatArray
-from sim_backends.array.network import Drive, Lines, Method, Solution, solve
+from sim_backends.array.network import Drive, Lines, Method, NetworkError, Solution, solve
+from sim_backends.array.network_problem import real_numbers
 
 SIDES = ("left", "right", "bottom", "top")
 _INTO_ARRAY = (1.0, 1.0, -1.0, -1.0)  # currents of the columns are counted out of the array
@@ -59,7 +60,7 @@ def terminal_currents(
     Parameters
     ----------
     g
-        Conductances ``[..., row, column]`` (S).
+        Conductances ``[..., row, column]`` (S), float32 or float64.
     left, right, bottom, top
         Voltages ``[..., line]`` (V), as in `sim_backends.array.network.solve`; NaN floats and gets no gradient.
     lines, tolerance, method
@@ -79,9 +80,19 @@ def terminal_currents(
     NetworkError, ConvergenceError
         As `solve`.
     """
-    given = (left, right, bottom, top)
-    sides = [None if v is None else torch.as_tensor(v, dtype=g.dtype, device=g.device) for v in given]
+    if g.dtype not in (torch.float32, torch.float64):
+        raise NetworkError(f"conductances are of type {g.dtype}: give float32 or float64, others cannot hold currents")
+    sides = [None if v is None else _side(v, g.device) for v in (left, right, bottom, top)]
     return TerminalCurrents(*_Currents.apply(_Network(lines, r_source, tolerance, method), devices, g, *sides))
+
+
+def _side(v: torch.Tensor | float, device: torch.device) -> torch.Tensor:
+    """Voltages of one side, in their own precision."""
+    if not isinstance(v, torch.Tensor):
+        return torch.as_tensor(real_numbers(v, "voltages", "V"), device=device)
+    if v.dtype.is_complex or v.dtype == torch.bool:
+        raise NetworkError(f"voltages are of type {v.dtype}: give real numbers in V")
+    return (v if v.dtype.is_floating_point else v.to(torch.float64)).to(device)
 
 
 @dataclass(frozen=True)
@@ -193,7 +204,7 @@ def _same_lines_float(v: FloatArray) -> bool:
 
 
 def _array(tensor: torch.Tensor) -> FloatArray:
-    values: FloatArray = tensor.detach().cpu().numpy().astype(np.float64)
+    values: FloatArray = tensor.detach().cpu().to(torch.float64).numpy()
     return values
 
 

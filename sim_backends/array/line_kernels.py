@@ -31,8 +31,10 @@ LEFT, RIGHT, TOP, BOTTOM = range(4)
 LANES = 64  # lines that are swept together
 PADDING = 8
 ITERATIONS_MAX = 1000
-BAD_CELL, NO_PROGRESS = -1, -2
+BAD_CELL, NO_PROGRESS, UNBALANCED = -1, -2, -3
 NOTHING = 1e-200  # V; currents of smaller voltages would lose their digits to underflow
+ESTIMATE = 0.25  # part of the tolerance that an estimated error must reach: it has been seen too low by a third
+ROUNDING = 4e-16  # of all currents together: what their sum may miss
 
 FAST = {"contract", "reassoc", "arcp", "nsz"}  # NaN and infinity keep their meaning
 COMPILED: dict[str, Any] = {"fastmath": FAST, "nogil": True, "cache": True, "error_model": "numpy"}
@@ -243,14 +245,17 @@ def precondition(inverse: Any, g_wire: float, r: Any, q: Any, z: Any, alpha: flo
 
 @njit(**COMPILED)
 def references(ends: Any, first: int, second: int, lines: int, reference: Any) -> None:
-    """Voltage that each line has if no current flows: that of its first source, else of the second, else 0."""
+    """Voltage that each line has if no current flows: that of its first source, else of the second.
+
+    Of a line without a source it is what is in the place of the first one's voltage, by default zero.
+    """
     for k in range(lines):
         if ends[first, 0, k] > 0.0:
             reference[k] = ends[first, 1, k]
         elif ends[second, 0, k] > 0.0:
             reference[k] = ends[second, 1, k]
         else:
-            reference[k] = 0.0
+            reference[k] = ends[first, 1, k]
 
 
 @njit(**COMPILED)
@@ -288,7 +293,8 @@ def conjugate_gradients(
         Largest difference between voltages of the sources (V).
     tolerance
         Stop when the error of every terminal current is below this part of the largest one, and that of every voltage
-        below this part of the span if `x` is wanted, or
+        below this part of the span if `x` is wanted, both by `ESTIMATE`, and no column misses more than this part of
+        the largest current by Kirchhoff's law; or
     reduction
         when the residual has become smaller by this factor (energy norm).
 
@@ -332,12 +338,12 @@ def conjugate_gradients(
             return iteration, error
         if tolerance > 0.0:
             error = _still_to_come(ends, drive, weights, tips, heads, step, z, alpha * np.sqrt(new / rho))
-            if error <= tolerance:
+            if error <= ESTIMATE * tolerance:
                 ritz = _smallest_ritz(lanczos, iteration)
                 error /= ritz
                 if x.size:
                     error = max(error, _largest(z) / (ritz * span))
-                if error <= tolerance:
+                if error <= ESTIMATE * tolerance and _columns_balance(r, ends, drive, tips, heads, tolerance):
                     return iteration, error
         beta = new / rho
         lanczos[1, iteration - 1] = np.sqrt(beta) / alpha
@@ -426,6 +432,60 @@ def _still_to_come(
 
 
 @njit(**COMPILED)
+def _columns_balance(r: Any, ends: Any, drive: Any, tips: Any, heads: Any, tolerance: float) -> bool:
+    """Whether what is left at the nodes of each column (A) is below a part of the largest terminal current.
+
+    The rows are solved exactly for what the columns are: nothing is left at their nodes.
+    """
+    rows, columns = r.shape[0], heads.shape[1]
+    largest, missing = 0.0, np.zeros(columns)
+    for side in range(2):
+        for j in range(columns):
+            largest = max(largest, abs(ends[TOP + side, 0, j] * heads[side, j] - drive[TOP + side, j]))
+        for i in range(rows):
+            largest = max(largest, abs(ends[LEFT + side, 0, i] * tips[side, i] - drive[LEFT + side, i]))
+    for i in range(rows):
+        r_i = r[i, :columns]
+        for j in range(columns):
+            missing[j] += abs(r_i[j])
+    return bool(np.max(missing) <= tolerance * largest)
+
+
+@njit(**COMPILED)
+def _terminals_balance(currents: Any, rows: int, columns: int, tolerance: float) -> bool:
+    """Whether as much flows in as out at the terminals ``[side, line]``, up to a part of the largest current."""
+    missing, total, largest = 0.0, 0.0, 0.0
+    for side in range(2):
+        for i in range(rows):
+            current = currents[LEFT + side, i]
+            missing, total, largest = missing + current, total + abs(current), max(largest, abs(current))
+        for j in range(columns):
+            current = currents[TOP + side, j]
+            missing, total, largest = missing - current, total + abs(current), max(largest, abs(current))
+    return bool(abs(missing) <= tolerance * largest + ROUNDING * total)
+
+
+@njit(**COMPILED)
+def _lines_balance(i_cell: Any, currents: Any, tolerance: float) -> bool:
+    """Whether what flows into each row and out of each column is what its cells ``[row, column]`` carry (A)."""
+    rows, columns = i_cell.shape
+    largest, missing, sums, total = 0.0, 0.0, np.zeros(columns), np.zeros(columns)
+    for side in range(4):
+        for line in range(rows if side < TOP else columns):
+            largest = max(largest, abs(currents[side, line]))
+    for i in range(rows):
+        cells, of_row, size = i_cell[i], 0.0, 0.0
+        for j in range(columns):
+            of_row, size = of_row + cells[j], size + abs(cells[j])
+            sums[j] += cells[j]
+            total[j] += abs(cells[j])
+        missing = max(missing, abs(currents[LEFT, i] + currents[RIGHT, i] - of_row) - ROUNDING * size)
+    for j in range(columns):
+        missing = max(missing, abs(currents[TOP, j] + currents[BOTTOM, j] - sums[j]) - ROUNDING * total[j])
+    return bool(missing <= tolerance * largest) and bool(np.max(sums) - np.max(sums) == 0.0)
+
+
+@njit(**COMPILED)
 def first_residual(
     d: Any, inverse: Any, g_wire: float, drive: Any, row_ref: Any, column_ref: Any, work: Any, block: Any, tips: Any
 ) -> None:
@@ -500,12 +560,13 @@ def linear_network(
     tolerance: float,
     currents: Any,
     v_cell: Any,
+    i_cell: Any,
     inverse_rows: Any,
     inverse_columns: Any,
     work: Any,
     block: Any,
 ) -> tuple[int, int]:
-    """Terminal currents of arrays of linear cells.
+    """Terminal currents of arrays of linear cells, checked against Kirchhoff's law.
 
     Parameters
     ----------
@@ -520,15 +581,16 @@ def linear_network(
     currents
         Gets the terminal currents ``[problem, side, line]`` (A): into the array at left and right, out of it at top and
         bottom.
-    v_cell
-        Gets the cell voltages ``[problem, row, column]`` (V), unless it is empty.
+    v_cell, i_cell
+        Get the voltages (V) and currents (A) of all cells ``[problem, row, column]``, unless they are empty.
     inverse_rows, inverse_columns, work, block
         Memory to work in (`sim_backends.array.scratch`).
 
     Returns
     -------
     problem, status
-        The first problem that failed and `BAD_CELL` or `NO_PROGRESS`, or -1 and 0.
+        The first problem that failed and `BAD_CELL`, `NO_PROGRESS` or `UNBALANCED` (the solution that was found misses
+        more of Kirchhoff's law than the tolerance: digits were lost); or -1 and 0.
     """
     rows, columns = d.shape[1:]
     tips, heads, row_ref, column_ref = np.empty((2, rows)), np.empty((2, columns)), np.empty(rows), np.empty(columns)
@@ -556,10 +618,15 @@ def linear_network(
         if status < 0:
             return problem, status
         terminal_currents(end, drive, tips, heads, currents[problem])
+        if not _terminals_balance(currents[problem], rows, columns, tolerance):
+            return problem, UNBALANCED
         if keep:
             y = work[4]
             row_deviations(g, inverse_rows, wires[0], drive, row_ref, column_ref, x, y, block)
             for i in range(rows):
                 for j in range(columns):
-                    v_cell[problem, i, j] = (row_ref[i] - column_ref[j]) + y[i, j] - x[i, j]
+                    v = (row_ref[i] - column_ref[j]) + y[i, j] - x[i, j]
+                    v_cell[problem, i, j], i_cell[problem, i, j] = v, g[i, j] * v
+            if not _lines_balance(i_cell[problem], currents[problem], tolerance):
+                return problem, UNBALANCED
     return -1, 0

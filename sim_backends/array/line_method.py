@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim_backends.array import line_kernels as kernels
+from sim_backends.array.determined import refuse_undetermined
 from sim_backends.array.devices.interface import BoolArray, FloatArray
-from sim_backends.array.network_errors import ConvergenceError, NetworkError
+from sim_backends.array.network_errors import ADVICE, ConvergenceError, NetworkError
 from sim_backends.array.network_problem import (
     NO_RESISTANCE,
     SIDES,
@@ -19,6 +20,7 @@ from sim_backends.array.network_problem import (
     Solution,
     bad_cell,
     infinite_voltage,
+    refuse_unbalanced,
 )
 from sim_backends.array.scratch import in_threads, line_scratch
 
@@ -32,10 +34,8 @@ def unfit(problem: Problem) -> str | None:
     lines = problem.lines
     for name in ("r_row", "r_column"):
         r = getattr(lines, name)
-        if not isinstance(r, float | int):
-            if np.ndim(r) > 0:
-                return f"{name} differs from segment to segment"
-            r = float(r)
+        if isinstance(r, np.ndarray):
+            return f"{name} differs from segment to segment"
         if not 0 < r < np.inf:
             return f"{name} is {r:g} Ohm"
     return None
@@ -105,14 +105,14 @@ def solve(problem: Problem, cells: bool) -> Solution:
     assert given is not None
     ends, floats = ends_of(problem)
     if floats:
-        refuse_undetermined(problem, given > 0)
+        refuse_undetermined(problem, given > 0, given > 0)
     count = problem.count
     g, which, fresh, order = given.reshape(-1, problem.rows, problem.columns), FIRST, FRESH, None
     if count > 1:
         which, fresh, order = _in_order(problem, ends)
         ends = ends if order is None else np.ascontiguousarray(ends[order])
     currents = np.zeros((count, 4, ends.shape[-1]))
-    v_cell = np.empty((count, problem.rows, problem.columns)) if cells else NO_CELLS
+    v_cell, i_cell = np.empty((2, count, problem.rows, problem.columns)) if cells else (NO_CELLS, NO_CELLS)
     wires = np.array([1.0 / problem.lines.r_row, 1.0 / problem.lines.r_column])
 
     def some(part: slice) -> None:
@@ -123,36 +123,29 @@ def solve(problem: Problem, cells: bool) -> Solution:
             fresh[part],
             wires,
             ends[part],
-            problem.tolerance / 4,  # the estimate has been seen too low by a third
+            problem.tolerance,
             currents[part],
             v_cell[part],
+            i_cell[part],
             *line_scratch(problem.rows, problem.columns),
         )
         if status == kernels.BAD_CELL:
             raise bad_cell(given)
-        if status == kernels.NO_PROGRESS:
-            raise ConvergenceError(
-                f"network {part.start + where} did not settle in {kernels.ITERATIONS_MAX} iterations"
+        if status:
+            number = part.start + where if order is None else int(order[part.start + where])
+            what = (
+                "misses more of Kirchhoff's law than the tolerance, by rounding"
+                if status == kernels.UNBALANCED
+                else f"did not settle in {kernels.ITERATIONS_MAX} iterations"
             )
+            raise ConvergenceError(f"network {number} {what}; {ADVICE}")
 
     in_threads(some, count, problem.rows * problem.columns)
-    if floats:
-        _refuse_unbalanced(problem, currents)
     if order is not None:
         inverse = np.argsort(order)
-        currents, v_cell = currents[inverse], v_cell[inverse] if cells else NO_CELLS
-    return Solution(problem, currents, v_cell if cells else None, None)
-
-
-def _refuse_unbalanced(problem: Problem, currents: FloatArray) -> None:
-    """Raise `ConvergenceError` where more flows in than out: digits are lost where floating lines conduct very well."""
-    missing = np.abs(currents[:, :TOP].sum(axis=(1, 2)) - currents[:, TOP:].sum(axis=(1, 2)))
-    wrong = np.flatnonzero(~(missing <= problem.tolerance * np.abs(currents).max(axis=(1, 2))))
-    if wrong.size:
-        raise ConvergenceError(
-            f"network {wrong[0]}: {missing[wrong[0]]:.3g} A more flow in than out, by rounding on floating lines; "
-            "use method='direct' or 'auto'"
-        )
+        currents = currents[inverse]
+        v_cell, i_cell = (v_cell[inverse], i_cell[inverse]) if cells else (NO_CELLS, NO_CELLS)
+    return Solution(problem, currents, v_cell, i_cell) if cells else Solution(problem, currents)
 
 
 def _in_order(problem: Problem, ends: FloatArray) -> tuple[NDArray[np.intp], BoolArray, NDArray[np.intp] | None]:
@@ -177,28 +170,6 @@ def sets_of(problem: Problem) -> tuple[FloatArray, NDArray[np.intp]]:
         return sets, np.zeros(problem.count, dtype=np.intp)
     number = np.arange(len(sets)).reshape(lead)
     return sets, np.ascontiguousarray(np.broadcast_to(number, problem.lead).ravel())
-
-
-def refuse_undetermined(problem: Problem, conducting: BoolArray) -> None:
-    """Refuse lines that no chain of conducting cells connects to a source: their voltage could be anything."""
-    row, column = problem.floating()
-    held_row = np.broadcast_to(~row, (*problem.lead, problem.rows))
-    held_column = np.broadcast_to(~column, (*problem.lead, problem.columns))
-    cells = np.broadcast_to(conducting, (*problem.lead, problem.rows, problem.columns))
-    while True:
-        new_column = held_column | np.any(cells & held_row[..., :, None], axis=-2)
-        new_row = held_row | np.any(cells & new_column[..., None, :], axis=-1)
-        if np.array_equal(new_row, held_row) and np.array_equal(new_column, held_column):
-            break
-        held_row, held_column = new_row, new_column
-    for name, held in (("row", held_row), ("column", held_column)):
-        if not held.all():
-            *array, line = (int(part) for part in np.argwhere(~held)[0])
-            place = f"{name} {line}" + (f" of array {', '.join(map(str, array))}" if array else "")
-            raise NetworkError(
-                f"{place} floats and no cell connects it to a line that is held: its voltage is undetermined; hold it, "
-                "or give its open cells a leakage"
-            )
 
 
 def transfer_pays(problem: Problem) -> bool:
@@ -261,8 +232,13 @@ def solve_by_transfer(problem: Problem, cells: bool) -> Solution:
             least = np.sqrt(np.einsum("pl,pl->p", some, some) / lines)  # found faster than the largest itself
             doubtful = doubtful[~(error[doubtful] <= problem.tolerance * least)]
     _refuse_cancelled(problem, doubtful, error, currents)
-    v_cell = combine(response.v_cell.reshape(-1, problem.rows * problem.columns)) if cells else None
-    return Solution(problem, currents, v_cell, None)
+    v_cell = i_cell = None
+    if cells:
+        v_cell = combine(response.v_cell.reshape(-1, problem.rows * problem.columns))
+        v_cell = v_cell.reshape(*problem.lead, problem.rows, problem.columns)
+        i_cell = problem.g * v_cell
+    refuse_unbalanced(problem, currents, i_cell)
+    return Solution(problem, currents, v_cell, i_cell)
 
 
 def _refuse_cancelled(problem: Problem, doubtful: NDArray[np.intp], error: FloatArray, currents: FloatArray) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from sim_backends.array import direct_method, line_method
 from sim_backends.array.devices.interface import Conducting, FloatArray
 from sim_backends.array.network_errors import ConvergenceError, NetworkError
-from sim_backends.array.network_problem import Drive, Lines, Problem, Solution
+from sim_backends.array.network_problem import Drive, Lines, Problem, Solution, real_numbers
 
 __all__ = ["ConvergenceError", "Drive", "Lines", "Method", "NetworkError", "Solution", "solve"]
 
@@ -128,7 +128,9 @@ def transfer_matrix(g: ArrayLike, *, lines: Lines, tolerance: float = 1e-9) -> F
     lines, tolerance
         As in `solve`.
     """
-    g = np.asarray(g, dtype=np.float64)
+    g = real_numbers(g, "conductances", "siemens")
+    if g.ndim < 2 or 0 in g.shape[-2:]:
+        raise NetworkError(f"conductances have shape {g.shape}: give [..., row, column] with at least one of each")
     unit = np.eye(g.shape[-2])
     solution = solve(g[..., None, :, :], left=unit, bottom=0.0, lines=lines, tolerance=tolerance)
     return np.swapaxes(solution.i_bottom, -1, -2)

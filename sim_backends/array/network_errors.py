@@ -9,3 +9,7 @@ class NetworkError(ValueError):
 
 class ConvergenceError(RuntimeError):
     """No solution of the promised accuracy was found; there is no number to go on with."""
+
+
+ADVICE = "use method='direct' or 'auto', or a larger tolerance"
+"""What to do about a network that another method may solve."""

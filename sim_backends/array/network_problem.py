@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsFloat, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sim_backends.array.devices.interface import BoolArray, Conducting, FloatArray, cell_name
-from sim_backends.array.network_errors import NetworkError
+from sim_backends.array.devices.interface import BoolArray, Conducting, DeviceLimitError, FloatArray, cell_name
+from sim_backends.array.network_errors import ADVICE, ConvergenceError, NetworkError
 
 SIDES = ("left", "right", "top", "bottom")
 LEFT, RIGHT, TOP, BOTTOM = range(4)
 NO_RESISTANCE = 0.0
+ROUNDING = 4e-16  # of all currents together: what their sum may miss
+_FLOAT64 = np.dtype(np.float64)
+OUT_OF_BALANCE = np.array([1.0, 1.0, -1.0, -1.0])  # columns count out of the array
 
 
 @dataclass(frozen=True)
@@ -42,15 +45,14 @@ class Lines:
 
     def __post_init__(self) -> None:
         for name in ("r_row", "r_column", "r_contact"):
-            r = np.asarray(getattr(self, name))
-            if r.dtype.kind not in "fiub":
-                raise NetworkError(f"{name} is {getattr(self, name)!r}: give real numbers in Ohm")
+            r = real_numbers(getattr(self, name), name, "Ohm").copy()  # of its own: not what a caller may change
+            object.__setattr__(self, name, r if r.ndim else float(r))
             wrong = ~(r >= 0)
             if wrong.any():
                 index = tuple(int(part) for part in np.argwhere(wrong)[0])
                 place = f" at {list(index)}" if index else ""
                 raise NetworkError(f"{name}{place} is {r[index]:g} Ohm: give 0 or more")
-        if np.ndim(self.r_contact) or self.r_contact == np.inf:
+        if isinstance(self.r_contact, np.ndarray) or self.r_contact == np.inf:
             raise NetworkError(
                 f"r_contact is {self.r_contact}: give one finite number; a `Drive` has a resistance for each line, and "
                 "a voltage of NaN leaves a line unconnected"
@@ -81,7 +83,7 @@ class Side:
             return None
         resistance: float | FloatArray = NO_RESISTANCE
         if isinstance(given, Drive):
-            resistance = _checked(given.resistance, f"source resistances at the {side}", line, count)
+            resistance = _checked(given.resistance, f"source resistances at the {side}", line, count, "Ohm")
             wrong = ~(resistance >= 0)
             if np.any(wrong):
                 where = int(np.argwhere(wrong)[0][-1])
@@ -90,7 +92,7 @@ class Side:
                     "give 0 or more"
                 )
             given = given.voltage
-        return cls(_checked(given, f"voltages at the {side}", line, count), resistance)
+        return cls(_checked(given, f"voltages at the {side}", line, count, "V"), resistance)
 
     @property
     def connected(self) -> BoolArray:
@@ -99,14 +101,34 @@ class Side:
         return there
 
 
-def _checked(given: ArrayLike, what: str, line: str, count: int) -> FloatArray:
-    values = np.asarray(given)
-    if values.dtype.kind not in "fiub":
-        raise NetworkError(f"{what} are of type {values.dtype}: give real numbers")
-    if values.dtype != np.float64:
-        values = values.astype(np.float64)
+def real_numbers(given: ArrayLike, what: str, unit: str) -> FloatArray:
+    """What a caller gave as float64, the caller's own array where it is one already.
+
+    Raises
+    ------
+    NetworkError
+        For anything that is no array of real numbers, and for masked values, which have none.
+    """
+    if type(given) is np.ndarray and given.dtype is _FLOAT64:
+        return given
+    if isinstance(given, np.ma.MaskedArray) and np.ma.is_masked(given):
+        raise NetworkError(
+            f"{what} have masked values: give all of them numbers in {unit}; NaN leaves a line unconnected"
+        )
+    try:
+        values = np.asarray(given)
+    except (ValueError, TypeError) as error:
+        raise NetworkError(f"{what} are no array: {error}") from None
+    if values.dtype.kind not in "fiu":
+        raise NetworkError(f"{what} are of type {values.dtype}: give real numbers in {unit}")
+    return values if values.dtype is _FLOAT64 else values.astype(np.float64)
+
+
+def _checked(given: ArrayLike, what: str, line: str, count: int, unit: str) -> FloatArray:
+    values = real_numbers(given, what, unit)
     if values.ndim == 0:
         return np.full(count, values)
+    values = values.copy()  # the solution keeps them: not what a caller may change
     if values.shape[-1] not in (1, count):
         raise NetworkError(f"{what} have shape {values.shape}: the last axis must be the {count} {line}s")
     if values.shape[-1] != count:
@@ -152,8 +174,8 @@ class Problem:
         """Check what a caller gave and bring it into one shape; sources are left, right, top, bottom."""
         nonlinear, g, shape = _devices(devices)
         rows, columns = shape[-2:]
-        if not 1e-13 <= tolerance < 1:
-            raise NetworkError(f"tolerance {tolerance:g}: give a relative error from 1e-13 up to below 1")
+        if not isinstance(tolerance, SupportsFloat) or not 1e-13 <= float(tolerance) < 1:
+            raise NetworkError(f"tolerance {tolerance!r}: give a relative error from 1e-13 up to below 1")
         sides = (
             Side.of(sources[LEFT], "left", "row", rows),
             Side.of(sources[RIGHT], "right", "row", rows),
@@ -175,7 +197,7 @@ class Problem:
             raise NetworkError(f"leading axes do not broadcast: devices {shape}, {', '.join(given)}") from None
         if 0 in lead:
             raise NetworkError(f"leading axes {lead} hold no array: give at least one")
-        return cls(nonlinear, g, rows, columns, lead, sides, lines, tolerance, near)
+        return cls(nonlinear, g, rows, columns, lead, sides, lines, float(tolerance), near)
 
     @property
     def count(self) -> int:
@@ -193,83 +215,99 @@ class Problem:
                 column = column & ~side.connected
         return row, column
 
+    def refuse_beyond(self, v_cell: FloatArray) -> None:
+        """Refuse a solution with cell voltages ``[problem, row, column]`` (V) at which a device's law is not known.
+
+        Raises
+        ------
+        NetworkError
+            Naming the cell.
+        """
+        refuse = getattr(self.devices, "refuse_beyond", None)
+        if refuse is not None:
+            try:
+                refuse(v_cell.reshape(*self.lead, self.rows, self.columns))
+            except DeviceLimitError as error:
+                raise NetworkError(f"the solution is beyond what is known of a device: {error}") from None
+
+    def highest(self) -> FloatArray:
+        """Largest voltage of the sources of each network, ``[problem]`` (V)."""
+        out = np.zeros(self.lead)
+        for side in self.sides:
+            if side is not None:
+                out = np.maximum(out, np.where(side.connected, np.abs(side.voltage), 0.0).max(axis=-1))
+        return out.reshape(self.count)
+
 
 def _devices(devices: ArrayLike | Conducting) -> tuple[Any, FloatArray | None, tuple[int, ...]]:
     """Nonlinear devices or conductances, and their shape."""
     g: FloatArray | None = None
     nonlinear: Any = None
-    if hasattr(devices, "current"):
+    if callable(getattr(devices, "current", None)):
         nonlinear = devices
         shape = tuple(nonlinear.shape)
     else:
-        given = np.asarray(devices)
-        if given.dtype.kind not in "fiub":
-            raise NetworkError(f"conductances are of type {given.dtype}: give real numbers in siemens")
-        g = np.ascontiguousarray(given, dtype=np.float64)
-        shape = given.shape
+        g = np.ascontiguousarray(real_numbers(cast(ArrayLike, devices), "conductances", "siemens"))
+        g = g if g.flags.writeable else g.copy()  # compiled loops are made for writable arrays
+        shape = g.shape
     if len(shape) < 2 or 0 in shape[-2:]:
         raise NetworkError(f"devices have shape {shape}: give [..., row, column] with at least one of each")
     return nonlinear, g, shape
 
 
 class Solution:
-    """What was found; cell voltages and currents only if they were asked for.
+    """What was found, with all that it needs; cell voltages and currents only if they were asked for.
 
     A current is zero where no source is connected.
     """
 
-    __slots__ = ("_cells", "_problem", "currents", "state")
+    __slots__ = ("_columns", "_i_cell", "_rows", "_sides", "_v_cell", "currents", "lead", "state")
 
     def __init__(
-        self, problem: Problem, currents: FloatArray, v_cell: FloatArray | None, i_cell: FloatArray | None
+        self, problem: Problem, currents: FloatArray, v_cell: FloatArray | None = None, i_cell: FloatArray | None = None
     ) -> None:
-        self._problem = problem
-        self.currents = currents  # [problem, side, line]
-        self._cells = [v_cell, i_cell]  # [problem, ...]
-        self.state: tuple[FloatArray, FloatArray] | None = None  # of Newton's method, and its terminals
-
-    @property
-    def lead(self) -> tuple[int, ...]:
+        self.lead = problem.lead
         """Leading axes of all results."""
-        return self._problem.lead
+        self._rows, self._columns, self._sides = problem.rows, problem.columns, problem.sides
+        self.currents = currents  # [problem, side, line]
+        self._v_cell, self._i_cell = v_cell, i_cell  # [problem, ...]
+        self.state: tuple[FloatArray, FloatArray] | None = None  # of Newton's method, and its terminals
 
     @property
     def i_left(self) -> FloatArray:
         """Current from each source at the left into its row, ``[..., row]`` (A)."""
-        return self._side(LEFT, self._problem.rows)
+        return self._side(LEFT, self._rows)
 
     @property
     def i_right(self) -> FloatArray:
         """Current from each source at the right into its row, ``[..., row]`` (A)."""
-        return self._side(RIGHT, self._problem.rows)
+        return self._side(RIGHT, self._rows)
 
     @property
     def i_top(self) -> FloatArray:
         """Current out of each column into its source at the top, ``[..., column]`` (A)."""
-        return self._side(TOP, self._problem.columns)
+        return self._side(TOP, self._columns)
 
     @property
     def i_bottom(self) -> FloatArray:
         """Current out of each column into its source at the bottom, ``[..., column]`` (A)."""
-        return self._side(BOTTOM, self._problem.columns)
+        return self._side(BOTTOM, self._columns)
 
     @property
     def v_cell(self) -> FloatArray:
         """Voltage of every cell, row minus column node, ``[..., row, column]`` (V)."""
-        return self._per_cell(self._cells[0])
+        return self._per_cell(self._v_cell)
 
     @property
     def i_cell(self) -> FloatArray:
         """Current of every cell, from row to column, ``[..., row, column]`` (A)."""
-        if self._cells[1] is None and self._cells[0] is not None and self._problem.g is not None:
-            self._cells[1] = self._problem.g * self.v_cell
-        return self._per_cell(self._cells[1])
+        return self._per_cell(self._i_cell)
 
     @property
     def power(self) -> FloatArray:
         """Power delivered by all sources, ``[...]`` (W); what is lost in their resistance is included."""
         total = np.zeros(self.lead)
-        for side, name, sign in zip(self._problem.sides, SIDES, (1.0, 1.0, -1.0, -1.0), strict=True):
+        for side, name, sign in zip(self._sides, SIDES, (1.0, 1.0, -1.0, -1.0), strict=True):
             if side is not None:
                 current = getattr(self, f"i_{name}")
                 total += sign * np.sum(np.where(side.connected, side.voltage, 0.0) * current, axis=-1)
@@ -279,13 +317,46 @@ class Solution:
         return self.currents[:, side, :lines].reshape(*self.lead, lines)
 
     def _per_cell(self, values: FloatArray | None) -> FloatArray:
-        return self._asked_for(values).reshape(*self.lead, self._problem.rows, self._problem.columns)
-
-    @staticmethod
-    def _asked_for(values: FloatArray | None) -> FloatArray:
         if values is None:
             raise AttributeError("cell voltages and currents were not asked for: solve(..., cells=True)")
-        return values
+        return values.reshape(*self.lead, self._rows, self._columns)
+
+
+def refuse_unbalanced(
+    problem: Problem, currents: FloatArray, i_cell: FloatArray | None = None, nothing: FloatArray | float = 0.0
+) -> None:
+    """Check a solution by Kirchhoff's law: of the whole array, and of every line if the cells are known.
+
+    Parameters
+    ----------
+    currents
+        Of the terminals, ``[problem, side, line]`` (A).
+    i_cell
+        ``[..., row, column]`` (A).
+    nothing
+        Currents that are indistinguishable from none, ``[problem]`` (A). They and what rounding of the sums may miss
+        are allowed beside the tolerance.
+
+    Raises
+    ------
+    ConvergenceError
+        If more is missing, or a current is no number.
+    """
+    size, rows, columns = np.abs(currents), problem.rows, problem.columns
+    rounding, missing = ROUNDING * size.sum(axis=(1, 2)), np.abs(np.einsum("psl,s->p", currents, OUT_OF_BALANCE))
+    if i_cell is not None:
+        cells = i_cell.reshape(problem.count, rows, columns)
+        with np.errstate(invalid="ignore"):  # currents that are no numbers are refused below
+            of_row = currents[:, :TOP, :rows].sum(axis=1) - cells.sum(axis=2)
+            of_column = currents[:, TOP:, :columns].sum(axis=1) - cells.sum(axis=1)
+        of_lines = np.maximum(np.abs(of_row).max(axis=1), np.abs(of_column).max(axis=1))
+        missing, rounding = np.maximum(missing, of_lines), rounding + ROUNDING * np.abs(cells).sum(axis=(1, 2))
+    wrong = np.flatnonzero(~(missing <= problem.tolerance * size.max(axis=(1, 2)) + rounding + nothing))
+    if wrong.size:
+        raise ConvergenceError(
+            f"network {wrong[0]}: Kirchhoff's law is missed by {missing[wrong[0]]:.3g} A, of a largest terminal "
+            f"current of {size[wrong[0]].max():.3g} A; {ADVICE}"
+        )
 
 
 def infinite_voltage(side: str, line: int) -> NetworkError:

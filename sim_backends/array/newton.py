@@ -7,11 +7,12 @@ from functools import cached_property
 import numpy as np
 
 from sim_backends.array import newton_kernels as kernels
+from sim_backends.array.determined import LEAST_VOLTS, ever_conducting, refuse_undetermined, still_conducting
 from sim_backends.array.devices.interface import BoolArray, FloatArray
 from sim_backends.array.line_kernels import PADDING
-from sim_backends.array.line_method import ends_of, refuse_undetermined
-from sim_backends.array.network_errors import ConvergenceError
-from sim_backends.array.network_problem import Problem, Solution
+from sim_backends.array.line_method import ends_of
+from sim_backends.array.network_errors import ADVICE, ConvergenceError, NetworkError
+from sim_backends.array.network_problem import BOTTOM, LEFT, RIGHT, TOP, Problem, Solution
 from sim_backends.array.scratch import in_threads, line_scratch, newton_scratch, one_newton_scratch
 
 STEPS_MAX = 80
@@ -45,6 +46,7 @@ class _Newton:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.count, self.size = problem.count, (problem.count, problem.rows, problem.columns)
+        self.shape = (*problem.lead, problem.rows, problem.columns)
         self.wires = np.array([1.0 / problem.lines.r_row, 1.0 / problem.lines.r_column])
         self.ends, self.floats = ends_of(problem)
         self.gated = getattr(problem.devices, "gated", False)
@@ -63,35 +65,74 @@ class _Newton:
         tolerance = self.problem.tolerance
         self.moved = np.zeros_like(self.state)
         self.step, self.left_over = newton_scratch(*self.size)
-        self.norm, self.rounding, self.largest, self.change = np.zeros((4, self.count))
+        self.norm, self.rounding, self.largest = np.zeros((3, self.count))
         length = np.zeros(self.count)
         v, i, slopes = self.go(length)
         if self.floats:
-            refuse_undetermined(self.problem, (slopes[-1] > 0).reshape(*self.problem.lead, *self.size[1:]))
-        active = ~self.balanced()
+            self.refuse_flat(slopes)
+        done = np.zeros(self.count, dtype=bool)
+        balance = (self.norm, self.rounding, self.largest, tolerance)
+        kernels.settle(*balance, done)
+        active = ~done
         if cells and not active.all():
             active |= ~self.held()
-        before, moved_before = np.full((2, self.count), np.inf)  # what the last step changed: currents, cell voltages
-        done = np.zeros(self.count, dtype=bool)
+        moved_before = np.full(self.count, np.inf)  # cell voltages, by the last step
         for _ in range(STEPS_MAX):
             if not active.any():
+                self.refuse_undetermined(slopes)
+                self.problem.refuse_beyond(v)
                 return self.solution(v if cells else None, i if cells else None)
             self.correct(slopes, active)
             v, i, slopes, length = self.advance(active)
-            kernels.settle(length, self.change, before, self.norm, self.largest, tolerance, done)
+            self.centre()
+            kernels.settle(*balance, done)
             if cells and (self.floats or done.any()) and not (held := self.held()).all():
                 moved, whole = self.largest_move(), length == 1.0
                 done &= whole & (_still_to_come(moved, moved_before) <= 0.1 * tolerance * self.voltage_scales[0]) | held
                 moved_before = np.where(whole, moved, np.inf)
             active &= ~done
-        worst = int(np.flatnonzero(active)[0])
-        raise ConvergenceError(
-            f"network {worst}: Newton's method left {self.norm[worst]:.3g} A unbalanced after {STEPS_MAX} steps"
-        )
+        raise self.unsettled(active)
 
-    def balanced(self) -> BoolArray:
-        """Whether what is left over is less than the error that is allowed for a terminal current."""
-        return self.norm <= self.problem.tolerance * self.largest
+    def refuse_undetermined(self, slopes: Slopes) -> None:
+        """Refuse lines without a source that no cell holds in the solution."""
+        if self.floats:
+            _, *at_rest = self.law(*np.zeros((2, *self.size)))
+            found = still_conducting(slopes, at_rest)
+            refuse_undetermined(self.problem, found[0].reshape(self.shape), found[-1].reshape(self.shape))
+
+    def refuse_flat(self, slopes: Slopes) -> None:
+        """Refuse open cells before the first step; where laws are flat only there, leave it to another method."""
+        try:
+            refuse_undetermined(self.problem, *((slopes[k] > 0).reshape(self.shape) for k in (0, -1)))
+        except NetworkError:
+            volts = np.maximum(self.problem.highest(), LEAST_VOLTS)[:, None, None]
+            able, _ = ever_conducting(self.law, np.broadcast_to(volts, self.size))
+            refuse_undetermined(self.problem, *2 * (able.reshape(self.shape),))
+            raise ConvergenceError(f"nothing holds a line where Newton's method begins; {ADVICE}") from None
+
+    def centre(self, on_themselves: bool = True) -> None:
+        """Count the nodes of lines without a source from the line's own middle, or from zero again.
+
+        Far from zero the small drops along good wires would lose their digits.
+        """
+        if not self.floats:
+            return
+        for node, (first, second), lines in ((0, (LEFT, RIGHT), self.size[1]), (1, (BOTTOM, TOP), self.size[2])):
+            floating = np.all(self.ends[:, [first, second], 0, :lines] == 0, axis=1)
+            nodes = self.state[:, node, :, : self.size[2]]
+            nodes = nodes if node == 0 else np.swapaxes(nodes, 1, 2)  # [problem, line, place]
+            reference = self.ends[:, first, 1, :lines]
+            shift = np.where(floating, nodes[..., nodes.shape[2] // 2] if on_themselves else -reference, 0.0)
+            nodes -= shift[..., None]
+            reference += shift
+
+    def unsettled(self, wrong: BoolArray) -> ConvergenceError:
+        """The error for problems of which too much of Kirchhoff's law is left."""
+        first = int(np.flatnonzero(wrong)[0])
+        return ConvergenceError(
+            f"network {first}: Newton's method leaves {self.norm[first]:.3g} A unbalanced, of a largest terminal "
+            f"current of {self.largest[first]:.3g} A; {ADVICE}"
+        )
 
     def run_compiled(self, law: tuple[FloatArray, FloatArray], cells: bool) -> Solution:
         """As `run`, for devices that say that their current is ``g sinh(alpha v) / alpha``, ``[..., row, column]``."""
@@ -124,7 +165,7 @@ class _Newton:
                 *line_scratch(*self.size[1:]),
             )
             if failed >= 0:
-                raise ConvergenceError(f"network {part.start + failed}: Newton's method did not settle")
+                raise ConvergenceError(f"network {part.start + failed}: Newton's method did not settle; {ADVICE}")
 
         in_threads(some, self.count, self.size[1] * self.size[2])
         return self.solution(v if cells else None, i if cells else None)
@@ -163,19 +204,25 @@ class _Newton:
         return v, i, tuple(slopes)
 
     def conducted(self, v: FloatArray) -> tuple[FloatArray, ...]:
-        """What the devices say: current and slope, or the slopes by both nodes of cells with a third terminal."""
-        shape = (*self.problem.lead, *self.size[1:])
-        if self.gated:
-            v_row, v_column = np.empty((2, *self.size))
-            kernels.node_voltages(self.ends, self.moved, v_row, v_column)
-            results = self.problem.devices.current(v_row.reshape(shape), v_column.reshape(shape))
-        else:
-            results = self.problem.devices.current(v.reshape(shape))
-        return tuple(self.per_problem(x, shape) for x in results)
+        """Current and slope of the cells, or the slopes by both nodes of cells with a third terminal."""
+        if not self.gated:
+            return self.law(v)
+        v_row, v_column = np.empty((2, *self.size))
+        kernels.node_voltages(self.ends, self.moved, v_row, v_column)
+        return self.law(v_row, v_column)
 
-    def per_problem(self, x: FloatArray, shape: tuple[int, ...]) -> FloatArray:
+    def law(self, v_row: FloatArray, v_column: FloatArray | None = None) -> tuple[FloatArray, ...]:
+        """What the devices say at voltages of nodes, or of cells; ``[problem, row, column]``."""
+        if self.gated and v_column is not None:
+            results = self.problem.devices.current(v_row.reshape(self.shape), v_column.reshape(self.shape))
+        else:
+            v = v_row if v_column is None else v_row - v_column
+            results = self.problem.devices.current(v.reshape(self.shape))
+        return tuple(self.per_problem(x) for x in results)
+
+    def per_problem(self, x: FloatArray) -> FloatArray:
         """``[problem, row, column]``."""
-        return np.ascontiguousarray(x if x.shape == shape else np.broadcast_to(x, shape)).reshape(self.size)
+        return np.ascontiguousarray(x if x.shape == self.shape else np.broadcast_to(x, self.shape)).reshape(self.size)
 
     def correct(self, slopes: Slopes, active: BoolArray) -> None:
         """Find the next step, as exactly as it is worth."""
@@ -192,11 +239,12 @@ class _Newton:
                 self.left_over[part],
                 reduction[part],
                 self.step[part],
-                self.change[part],
                 *line_scratch(*self.size[1:]),
             )
             if failed >= 0:
-                raise ConvergenceError(f"network {part.start + failed}: the linearised network did not settle")
+                raise ConvergenceError(
+                    f"network {part.start + failed}: the linearised network did not settle; {ADVICE}"
+                )
 
         in_threads(some, self.count, self.problem.rows * self.problem.columns)
 
@@ -211,11 +259,16 @@ class _Newton:
             ):
                 break
         self.state, self.moved = self.moved, self.state
+        enough = np.maximum(self.problem.tolerance * self.largest, self.rounding)
+        stuck = active & ~(self.norm < before) & ~(self.norm <= enough)
+        if stuck.any():  # no step makes it better: what is left is rounding, or no solution is near
+            raise self.unsettled(stuck)
         return v, i, slopes, length
 
     def solution(self, v: FloatArray | None, i: FloatArray | None) -> Solution:
         """What was found, with what the next one may start from."""
-        found = Solution(self.problem, self.currents, v, i)
+        found = Solution(self.problem, self.currents, v, None if i is None else np.array(i))
+        self.centre(False)
         found.state = (self.state, self.ends)
         return found
 

@@ -29,6 +29,7 @@ from sim_backends.array.line_kernels import (
 )
 
 SWEEPS_MAX = 300
+ROUNDING = 0.01  # of what a step may make worse: a residual within so much is balanced as far as doubles go
 
 
 @njit(**COMPILED)
@@ -164,7 +165,6 @@ def corrections(
     left_over: Any,
     reduction: Any,
     step: Any,
-    change: Any,
     inverse_rows: Any,
     inverse_columns: Any,
     work: Any,
@@ -182,8 +182,6 @@ def corrections(
         Factor by which the residual of the linear system is to become smaller, ``[problem]``.
     step
         Gets the correction of the state; zero for problems that are not active.
-    change
-        Gets the largest change of a terminal current by it, ``[problem]`` (A).
     inverse_rows, inverse_columns, work, block
         Memory to work in (`sim_backends.array.scratch`).
 
@@ -229,7 +227,6 @@ def corrections(
             return problem
         _add_product(f_row, d, dx, dy)
         solve_rows(inverse_rows, wires[0], dy, block)
-        change[problem] = _largest_current(end, tips, heads)
     return -1
 
 
@@ -261,20 +258,13 @@ def shorten(
 
 
 @njit(**COMPILED)
-def settle(length: Any, change: Any, before: Any, norm: Any, largest: Any, tolerance: float, done: Any) -> None:
-    """Which problems are solved, as far as terminal currents tell.
+def settle(norm: Any, rounding: Any, largest: Any, tolerance: float, done: Any) -> None:
+    """Which problems are solved, as far as terminal currents tell: Kirchhoff's law holds as well as is asked for.
 
-    Either Kirchhoff's law holds as well as is asked for, or what the next step would change is small, by what this one
-    (`change`) and the one `before` it (infinite: not known) did; `before` is brought up to date.
+    What a step changed says nothing of it: where lines float, a step can be small and the violation large.
     """
     for problem in range(norm.size):
-        whole = length[problem] == 1.0
-        to_come = change[problem]
-        if 0.0 < before[problem] < np.inf:
-            to_come *= min(change[problem] / before[problem], 1.0)
-        allowed = tolerance * largest[problem]
-        done[problem] = norm[problem] <= allowed or (whole and to_come <= 0.1 * allowed)
-        before[problem] = change[problem] if whole else np.inf
+        done[problem] = norm[problem] <= max(tolerance * largest[problem], ROUNDING * rounding[problem])
 
 
 @njit(**COMPILED)
@@ -311,7 +301,6 @@ def gated_corrections(
     left_over: Any,
     reduction: Any,
     step: Any,
-    change: Any,
     inverse_rows: Any,
     inverse_columns: Any,
     work: Any,
@@ -327,12 +316,11 @@ def gated_corrections(
     ga, gb
         Derivative of the cell currents by the voltage of the row node, and minus that by the voltage of the column
         node, ``[problem, row, column]`` (S).
-    active, wires, ends, left_over, reduction, step, change, inverse_rows, inverse_columns, work, block
+    active, wires, ends, left_over, reduction, step, inverse_rows, inverse_columns, work, block
         As in `corrections`.
     """
     problems, rows, columns = ga.shape
     r, q, z = work[0], work[1], work[2]
-    tips, heads = np.empty((2, rows)), np.empty((2, columns))
     for problem in range(problems):
         if not active[problem]:
             step[problem] = 0.0
@@ -365,8 +353,6 @@ def gated_corrections(
             return problem
         _add_product(f_row, b, dx, dy)
         solve_rows(inverse_rows, wires[0], dy, block)
-        _terminals_of_state(step[problem], tips, heads)
-        change[problem] = _largest_current(end, tips, heads)
     return -1
 
 
@@ -392,17 +378,6 @@ def node_voltages(ends: Any, state: Any, v_row: Any, v_column: Any) -> None:
             for j in range(columns):
                 v_row[problem, i, j] = row_ref[i] + state[problem, 0, i, j]
                 v_column[problem, i, j] = column_ref[j] + state[problem, 1, i, j]
-
-
-@njit(**COMPILED)
-def _largest_current(ends: Any, tips: Any, heads: Any) -> float:
-    largest = 0.0
-    for side in range(2):
-        for i in range(tips.shape[1]):
-            largest = max(largest, ends[LEFT + side, 0, i] * abs(tips[side, i]))
-        for j in range(heads.shape[1]):
-            largest = max(largest, ends[TOP + side, 0, j] * abs(heads[side, j]))
-    return largest
 
 
 @njit(**COMPILED)
@@ -462,7 +437,7 @@ def solve_sinh(
     """
     rows, columns = v.shape[1:]
     slope = np.empty((1, rows, columns))
-    norm, rounding, largest, change, before = np.empty(1), np.empty(1), np.empty(1), np.empty(1), np.empty(1)
+    norm, rounding, largest = np.empty(1), np.empty(1), np.empty(1)
     length, reduction, span, resistance, violated = np.empty(1), np.empty(1), np.empty(1), np.empty(1), np.empty(1)
     active, done = np.empty(1, np.bool_), np.empty(1, np.bool_)
     for problem in range(v.shape[0]):
@@ -472,11 +447,12 @@ def solve_sinh(
         voltage_scales(end, wires, rows, columns, span, resistance)
         exact = tolerance * span[0] / resistance[0]  # violation below which cell voltages are exact too
         step[:] = 0.0
-        length[0], before[0], moved_before = 0.0, np.inf, np.inf
+        length[0], moved_before = 0.0, np.inf
         move(end, s, step, length, moved, v_p)
         sinh_current(v_p[0], g_p, alpha_p, i_p[0], slope[0])
         residuals(wires, end, i_p, moved, left_over, norm, rounding, found, largest)
-        active[0] = not norm[0] <= tolerance * largest[0] or (cells and not norm[0] <= exact)
+        settle(norm, rounding, largest, tolerance, done)
+        active[0] = not done[0] or (cells and not norm[0] <= exact)
         for _ in range(int(limits[3])):
             if not active[0]:
                 break
@@ -489,7 +465,6 @@ def solve_sinh(
                 left_over,
                 reduction,
                 step,
-                change,
                 inverse_rows,
                 inverse_columns,
                 work,
@@ -504,7 +479,9 @@ def solve_sinh(
                 if not shorten(active, violated, norm, rounding, largest, tolerance, limits[2], length):
                     break
             s[:] = moved
-            settle(length, change, before, norm, largest, tolerance, done)
+            if not norm[0] < violated[0] and not norm[0] <= max(tolerance * largest[0], rounding[0]):
+                return problem  # no step in this direction makes it better: what is left is rounding
+            settle(norm, rounding, largest, tolerance, done)
             if cells and not norm[0] <= exact:
                 went = _largest_move(step[0], columns)
                 to_come = went * min(went / moved_before, 1.0) if 0.0 < moved_before < np.inf else went

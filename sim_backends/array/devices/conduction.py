@@ -21,9 +21,10 @@ from sim_backends.array.devices.conduction_kernels import (
     tabulated_current,
 )
 from sim_backends.array.devices.interface import FloatArray, refuse_where
-from sim_backends.array.devices.percell import in_blocks, of_one_shape, per_cell
+from sim_backends.array.devices.percell import in_blocks, of_one_shape, per_cell, real_array
 
 BUCKETS_PER_PIECE = 16  # of a table's search index, at its shortest piece: few buckets hold two pieces
+ROUNDING = 1e-9  # of the width of a table: how far outside of it a solution may be by rounding
 BUCKETS_PER_POINT_MAX = 64  # of a table with very uneven steps, where some searches take more steps instead
 
 
@@ -194,7 +195,8 @@ class Tabulated:
 
     Between the points f is a monotone cubic with a continuous derivative (PCHIP: F. N. Fritsch and J. Butland, SIAM J.
     Sci. Stat. Comput. 5, 300 (1984), as in SciPy). Outside of the table it goes on as a straight line with the slope
-    of its end, so that a solver on its way to the solution may pass there; `check` refuses such voltages.
+    of its end, so that a solver on its way to the solution may pass there; `check` refuses such voltages, and
+    `sim_backends.array.network.solve` a network of which a cell ends there.
 
     Attributes
     ----------
@@ -256,6 +258,18 @@ class Tabulated:
             lambda cell: f"{v[cell]:.4g} V is outside of the table, which goes from {low:.4g} to {high:.4g} V",
         )
 
+    def refuse_beyond(self, v: FloatArray) -> None:
+        """As `check`, for voltages of a solution ``[..., row, column]`` (V): what rounding puts outside is let pass.
+
+        Raises
+        ------
+        DeviceLimitError
+            Naming the first cell that is outside of the table.
+        """
+        low, high = self.voltages[0], self.voltages[-1]
+        slack = ROUNDING * (high - low)
+        self.check(np.where((v < low) & (v >= low - slack), low, np.where((v > high) & (v <= high + slack), high, v)))
+
     def _scaled(self, v: FloatArray, scale: FloatArray) -> tuple[FloatArray, FloatArray]:
         shape, (v,), (scale,) = in_blocks((v,), (scale,))
         i, slope = np.empty((2, *shape))
@@ -298,12 +312,9 @@ class Tabulated:
 
 def _table(voltages: ArrayLike, currents: ArrayLike) -> tuple[FloatArray, FloatArray]:
     """A table of a current-voltage curve as arrays of its own, or an error that says what is wrong with it."""
-    v, i = np.asarray(voltages), np.asarray(currents)
+    v, i = real_array("voltages of a table (V)", voltages), real_array("currents of a table (A)", currents)
     if v.ndim != 1 or v.shape != i.shape or len(v) < 2:
         raise ValueError(f"a table needs two or more points, not voltages {v.shape} and currents {i.shape}")
-    if v.dtype.kind not in "biuf" or i.dtype.kind not in "biuf":
-        raise ValueError(f"a table has to be real numbers, not {v.dtype} and {i.dtype}")
-    v, i = np.array(v, dtype=np.float64), np.array(i, dtype=np.float64)
     for name, wrong in (("voltage", ~np.isfinite(v)), ("current", ~np.isfinite(i))):
         if np.any(wrong):
             raise ValueError(f"point {np.argmax(wrong)} of the table: the {name} is not finite")

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sim_backends.array.devices.interface import BoolArray, DeviceLimitError, FloatArray, refuse_where
+from sim_backends.array.devices.percell import real_array
 
 V_LIMITS = (-2.4, 2.1)
 """Lowest and highest voltage of a pulse (V): amplitude caps of the laboratory's own write runs on TiO2 arrays."""
@@ -173,10 +174,10 @@ class Messaris:
 
     def __post_init__(self) -> None:
         fit = self.fit
-        self.r = np.array(self.r, dtype=np.float64)
+        self.r = real_array("resistance (Ohm)", self.r)
         if self.r.ndim < 2:
             raise ValueError(f"resistances must be [..., row, column], got shape {self.r.shape}")
-        self.speed = np.broadcast_to(np.asarray(self.speed, dtype=np.float64), self.r.shape)
+        self.speed = np.broadcast_to(real_array("speed", self.speed), self.r.shape)
         refuse_where(
             ~((self.r >= fit.r_on) & (self.r <= fit.r_off)),
             lambda i: f"{self.r[i]:.6g} Ohm is outside of {fit.r_on:g} .. {fit.r_off:g} Ohm of {fit.name}",
@@ -211,7 +212,7 @@ class Messaris:
             See `Messaris`.
         """
         speed = np.exp(speed_spread * rng.standard_normal(shape))
-        state = np.broadcast_to(np.asarray(fit.r_off if r is None else r, dtype=np.float64), shape)
+        state = np.broadcast_to(real_array("resistance (Ohm)", fit.r_off if r is None else r), shape)
         return cls(fit, state, speed, write_noise)
 
     @property
@@ -289,7 +290,7 @@ class Messaris:
         width
             Width (s).
         """
-        volts = np.broadcast_to(np.asarray(v, dtype=np.float64), self.shape)
+        volts = np.broadcast_to(real_array("cell voltage (V)", v), self.shape)
         whole, half = (np.abs(self._after(part, width) - self.r) for part in (volts, volts / 2))
         return half > whole
 

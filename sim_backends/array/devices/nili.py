@@ -33,6 +33,7 @@ import numpy as np
 from scipy.constants import Boltzmann, zero_Celsius
 
 from sim_backends.array.devices.interface import DeviceLimitError, FloatArray, refuse_where
+from sim_backends.array.devices.percell import real_array
 
 G_EDGES = 1e-6 * np.array([3.16, 5.62, 10.0, 17.8, 31.6, 56.2, 100.0, 178.0, 316.0])
 """Edges of the conductance ranges (S)."""
@@ -175,13 +176,13 @@ class Nili:
     bandwidth: float = 1e6
 
     def __post_init__(self) -> None:
-        self.g = np.array(self.g, dtype=np.float64)
+        self.g = real_array("conductance (S)", self.g)
         if self.g.ndim < 2:
             raise ValueError(f"conductances must be [..., row, column], got shape {self.g.shape}")
         if not self.temperature > 0:
             raise ValueError(f"the model needs a temperature above 0 degrees Celsius, got {self.temperature}")
-        self.z_current = np.broadcast_to(np.asarray(self.z_current, dtype=np.float64), self.g.shape)
-        self.z_step = np.broadcast_to(np.asarray(self.z_step, dtype=np.float64), self.g.shape)
+        self.z_current = np.broadcast_to(real_array("z_current", self.z_current), self.g.shape)
+        self.z_step = np.broadcast_to(real_array("z_step", self.z_step), self.g.shape)
         refuse_where(
             ~((self.g >= G_MIN) & (self.g <= G_MAX)),
             lambda i: f"{self.g[i] * 1e6:.6g} uS is outside of the model's {G_MIN * 1e6:g} .. {G_MAX * 1e6:g} uS",
@@ -213,7 +214,7 @@ class Nili:
             See `Nili`.
         """
         z_current, z_step = rng.standard_normal((2, *shape))
-        state = np.broadcast_to(np.asarray(g, dtype=np.float64), shape)
+        state = np.broadcast_to(real_array("conductance (S)", g), shape)
         return cls(state, z_current, z_step, temperature, cycle_noise)
 
     @property

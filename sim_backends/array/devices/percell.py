@@ -32,16 +32,13 @@ def per_cell(name: str, value: ArrayLike, sign: Sign) -> FloatArray:
     DeviceLimitError
         Naming the first cell whose value is not finite or has the wrong sign.
     """
-    array = np.asarray(value)
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"{name} has to be real numbers, not {array.dtype}")
+    array = real_array(name, value)
     if array.ndim == 1:
         raise ValueError(
             f"{name} has shape {array.shape}; it has to be [..., row, column], or one number for all cells"
         )
     if array.ndim == 0:
         array = array.reshape(1, 1)
-    array = np.array(array, dtype=np.float64, order="C")
     wrong = ~np.isfinite(array)
     if sign == "not negative":
         wrong |= array < 0
@@ -50,6 +47,22 @@ def per_cell(name: str, value: ArrayLike, sign: Sign) -> FloatArray:
     wanted = "finite" if sign == "any" else f"finite and {sign}"
     refuse_where(wrong, lambda cell: f"{name} is {array[cell]:g}; it has to be {wanted}")
     return array
+
+
+def real_array(name: str, value: ArrayLike) -> FloatArray:
+    """Real numbers as float64, C-contiguous, in an array of its own.
+
+    Raises
+    ------
+    ValueError
+        If these are not real numbers: masked, complex, of yes and no, or objects.
+    """
+    if np.ma.is_masked(value):
+        raise ValueError(f"{name} has masked values; it has to be real numbers")
+    array = np.asarray(value)
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"{name} has to be real numbers, not {array.dtype}")
+    return np.array(array, dtype=np.float64, order="C")
 
 
 def of_one_shape(**parameters: FloatArray) -> list[FloatArray]:
@@ -94,7 +107,7 @@ def in_blocks(
         If the shapes do not fit together.
     """
     own = parameters[0].shape
-    v = tuple(np.asarray(array, dtype=np.float64) for array in v)
+    v = tuple(_volts(array) for array in v)
     v_shape = v[0].shape
     if any(array.shape != v_shape for array in v):
         v_shape = np.broadcast_shapes(*(array.shape for array in v))
@@ -105,6 +118,12 @@ def in_blocks(
         raise ValueError(f"cell voltages of shape {v_shape} do not fit devices of shape {own}") from None
     block = _common_block(shape, v_shape, own)
     return shape, _as_blocks(v, block, shape), _as_blocks(parameters, block, shape)
+
+
+def _volts(v: ArrayLike) -> FloatArray:
+    if isinstance(v, np.ndarray) and v.dtype == np.float64 and not isinstance(v, np.ma.MaskedArray):
+        return v
+    return real_array("cell voltage (V)", v)
 
 
 def _common_block(shape: tuple[int, ...], a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:

@@ -98,6 +98,20 @@ class Series:
         """
         return self._solve(v)[2]
 
+    def refuse_beyond(self, v: FloatArray) -> None:
+        """Refuse a solution with cell voltages ``[..., row, column]`` (V) at which a law of the two is not known.
+
+        Raises
+        ------
+        DeviceLimitError
+            Naming the first such cell, with the voltage across the law that ends there.
+        """
+        first = self._solve(v)[2]
+        for law, across in ((self.first, first), (self.second, np.asarray(v, dtype=np.float64) - first)):
+            refuse = getattr(law, "refuse_beyond", None)
+            if refuse is not None:
+                refuse(across)
+
     def derivative_to_conductance(self, v: FloatArray) -> FloatArray:
         """``dI/dg`` (V) to the conductance of `first` at cell voltages ``[..., row, column]`` (V).
 

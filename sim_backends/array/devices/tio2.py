@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike
 
 from sim_backends.array.devices.conduction_kernels import sinh_current
 from sim_backends.array.devices.interface import DeviceLimitError, FloatArray, refuse_where
-from sim_backends.array.devices.percell import Sign, in_blocks, per_cell
+from sim_backends.array.devices.percell import Sign, in_blocks, per_cell, real_array
 
 WINDOW = (100e-6, 500e-6)
 """Conductances that weights are mapped to (S), 10 and 2 kOhm: code of the authors of arXiv:2305.18495."""
@@ -182,7 +182,7 @@ class TiO2Devices:
         g
             Conductance to begin with (S), broadcasts to `shape`; default: uniform within the window of 100 to 500 uS.
         """
-        state = rng.uniform(*WINDOW, shape) if g is None else np.broadcast_to(np.asarray(g, dtype=np.float64), shape)
+        state = rng.uniform(*WINDOW, shape) if g is None else np.broadcast_to(real_array("conductance (S)", g), shape)
         spreads = (
             parameters.threshold_spread,
             parameters.threshold_spread,
@@ -239,7 +239,7 @@ class TiO2Devices:
             low, high = (limit * 1e6 for limit in WIDTH_LIMITS)
             raise DeviceLimitError(f"a pulse of {width * 1e6:g} us is outside of the model's {low:g} .. {high:g} us")
         low, high = V_LIMITS[0] - V_SLACK, V_LIMITS[1] + V_SLACK
-        v = np.asarray(v)
+        v = real_array("cell voltage (V)", v)
         if not (np.min(v) >= low and np.max(v) <= high):  # also where it is NaN
             v = np.broadcast_to(v, self.shape)
             refuse_where(
@@ -262,7 +262,7 @@ class TiO2Devices:
             Source of the spread from cycle to cycle: one number for each cell beyond a threshold, in the order of the
             cells, SET before RESET.
         """
-        across = np.broadcast_to(v, self.shape).reshape(-1)
+        across = np.broadcast_to(real_array("cell voltage (V)", v), self.shape).reshape(-1)
         for polarity in (self._set, self._reset):
             self._move(polarity, polarity.sign * across, width, rng)
 
@@ -291,7 +291,9 @@ class TiO2Devices:
         state[cells] = before - (polarity.bound - before) * np.expm1(-dose)
 
     def _current(self, v: FloatArray, low_field: FloatArray) -> tuple[FloatArray, FloatArray]:
-        if v.shape == self.g.shape and v.flags.c_contiguous:  # as the network's solver asks, thousands of times
+        if (
+            type(v) is np.ndarray and v.dtype == np.float64 and v.shape == self.g.shape and v.flags.c_contiguous
+        ):  # as the network's solver asks, thousands of times
             i, slope = np.empty((2, *v.shape))
             sinh_current(*(x.reshape(1, -1) for x in (v, low_field, self._beta, i, slope)))
             return i, slope

@@ -24,6 +24,7 @@ from typing import Literal
 import numpy as np
 
 from sim_backends.array.devices.interface import DeviceLimitError, FloatArray, refuse_where
+from sim_backends.array.devices.percell import real_array
 
 THRESHOLD_SPREAD = 0.1
 """Standard deviation of the logarithm of a device's thresholds. Assumed."""
@@ -102,12 +103,12 @@ class Vteam:
 
     def __post_init__(self) -> None:
         d = self.parameters.d
-        self.x = np.array(self.x, dtype=np.float64)
+        self.x = real_array("state (m)", self.x)
         if self.x.ndim < 2:
             raise ValueError(f"states must be [..., row, column], got shape {self.x.shape}")
         if self.polarity not in (1, -1):
             raise ValueError(f"polarity is 1 or -1, got {self.polarity}")
-        self.threshold_factor = np.broadcast_to(np.asarray(self.threshold_factor, dtype=np.float64), self.x.shape)
+        self.threshold_factor = np.broadcast_to(real_array("threshold_factor", self.threshold_factor), self.x.shape)
         refuse_where(
             ~((self.x >= 0) & (self.x <= d)), lambda i: f"a state of {self.x[i]:.6g} m is outside of 0 .. {d:g} m"
         )
@@ -143,7 +144,7 @@ class Vteam:
             See `Vteam`.
         """
         factor = np.exp(threshold_spread * rng.standard_normal(shape))
-        state = np.broadcast_to(np.asarray(parameters.d if x is None else x, dtype=np.float64), shape)
+        state = np.broadcast_to(real_array("state (m)", parameters.d if x is None else x), shape)
         return cls(state, parameters, factor, polarity)
 
     @property

@@ -44,6 +44,8 @@ def find(name: str) -> Callable[..., Any]:
     ProtocolNotFoundError
         If there is none, or the function is not marked with ``@protocol``.
     """
+    if not isinstance(name, str):  # of a record
+        raise ProtocolNotFoundError(f"{name!r} is no protocol")
     if name in SHIPPED:
         module, function = SHIPPED[name].split(":")
         return getattr(importlib.import_module(module), function)

@@ -63,6 +63,9 @@ GoldenEvery = Annotated[int, typer.Option(help="Dies between two looks at the go
 Lease = Annotated[str, typer.Option(help="Silence after which the station makes itself safe.")]
 Folder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 RunNumber = Annotated[int | None, typer.Option(help="Number of the run; by default the newest.", min=1)]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Run the script that the record names, though it is not known to be yours.")
+]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Parameter of the protocol, as name=value; units are understood.")
 ]
@@ -212,6 +215,7 @@ def resume(
     settings: Settings = None,
     skip: Skip = None,
     lease: Lease = "30 s",
+    trust: Trust = False,
 ) -> None:
     """Go on with a run that did not finish, as it was started; or let a paused one go on."""
     from protocols import selection
@@ -219,7 +223,7 @@ def resume(
 
     given = _assignments(settings or [])
     skipped = selection.names(skip)
-    go_on(folder, yes=yes, stop_after=stop_after, assignments=given, skip=skipped, lease=_seconds(lease))
+    go_on(folder, yes=yes, stop_after=stop_after, assignments=given, skip=skipped, lease=_seconds(lease), trust=trust)
 
 
 @app.command()
@@ -338,11 +342,12 @@ def twin(
 def replay(
     folder: Folder,
     run: RunNumber = None,
+    trust: Trust = False,
 ) -> None:
     """Do a recorded run again from its traffic, without hardware, and compare."""
     from protocols.replay import replay_and_show
 
-    replay_and_show(folder, run)
+    replay_and_show(folder, run, trust=trust)
 
 
 def _ask(folder: Path, what: str, then: str) -> None:

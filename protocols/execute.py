@@ -20,6 +20,7 @@ from protocols.provenance import run_provenance
 from protocols.run import Run, RunSettings
 from protocols.start import folder_of_start
 from protocols.stopping import RunError, RunStopped, StopRequest
+from protocols.trust import note_run
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ def execute(
         stop = stack.enter_context(StopRequest(progress.message))
         source = run_provenance(record, function, name, parameters, settings, station, lot)
         run = Run(record, name, settings, opener, progress, stop, source, resumes=resumes)
+        note_run(out, run.id, source["find"])
         progress.also = run.poll
         ending = _Ending(run, opener, time.monotonic())
         try:

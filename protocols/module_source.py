@@ -104,6 +104,19 @@ def package_of(name: str) -> str:
     return name.rpartition(".")[0] if known is None else str(known)
 
 
+def named_modules(module: ModuleSource) -> set[str]:
+    """Every module that an import anywhere in a source may load, with the packages they are in."""
+    names = set()
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = _base(node, module.package)
+            names |= {base, *(f"{base}.{alias.name}".strip(".") for alias in node.names if alias.name != "*")}
+    parts = [name.split(".") for name in names if name]
+    return {".".join(each[:length]) for each in parts for length in range(1, len(each) + 1)}
+
+
 class _Plain(ast.NodeTransformer):
     """Takes off what changes nothing."""
 

@@ -88,6 +88,19 @@ def program_differences(known: dict[str, Any]) -> list[str]:
     return said
 
 
+def made_by(known: dict[str, Any]) -> str:
+    """Which other xbarlab made a run, and what to install to have it; empty if it was this one, as far as one can tell.
+
+    Its drivers may speak otherwise, so that a replay finds other bytes.
+    """
+    version, commit = str((known.get("packages") or {}).get("xbarlab", "")), str(known.get("git") or "")
+    if (version, commit) == (_version("xbarlab"), _git_state(Path(__file__).parent)["git"]):
+        return ""
+    named = f"xbarlab {version or 'of an unknown version'}{f', commit {commit}' if commit else ''}"
+    install = f"check out {commit.removesuffix('-dirty')}" if commit else f"pip install xbarlab=={version}"
+    return f"the run was made by {named}, not by this one: install that to replay it byte for byte ({install})"
+
+
 def find_name(function: Callable[..., Any], name: str) -> str:
     """The name by which `catalogue.find` gets a protocol, wherever it is called from."""
     if name in SHIPPED:
@@ -102,7 +115,7 @@ def find_name(function: Callable[..., Any], name: str) -> str:
 @contextlib.contextmanager
 def in_folder_of(run: dict[str, Any]) -> Iterator[None]:
     """Where a run was started, so that the files that it was given are found; here, if that is gone."""
-    folder = run["provenance"].get("folder", "")
+    folder = str(run["provenance"].get("folder", ""))
     with contextlib.chdir(folder) if folder and Path(folder).is_dir() else contextlib.nullcontext():
         yield
 

@@ -28,11 +28,12 @@ from protocols.console import PlainConsole, console
 from protocols.open_station import describe_station, traffic_file
 from protocols.parameters import parse
 from protocols.progress import RunProgress
-from protocols.provenance import in_folder_of
+from protocols.provenance import in_folder_of, made_by
 from protocols.run import Run
 from protocols.selection import RunSettings
 from protocols.show import KINDS
 from protocols.stopping import RunStopped, StopRequest
+from protocols.trust import check_trust
 
 
 class CannotReplayError(RuntimeError):
@@ -57,6 +58,8 @@ class Replayed:
         The first difference, both sides; empty if there is none.
     value
         What the protocol gave (`protocols.execute.Outcome`).
+    made_by
+        Which other version of the program made the run, and what to install to replay it; empty if it was this one.
     """
 
     run: int
@@ -65,6 +68,7 @@ class Replayed:
     ended: str
     deviation: str
     value: Any = None
+    made_by: str = ""
 
     @property
     def exact(self) -> bool:
@@ -72,16 +76,20 @@ class Replayed:
         return not self.deviation and self.same == self.steps
 
 
-def replay(folder: Path, run: int | None = None, shown: Console | None = None) -> Replayed:
+def replay(folder: Path, run: int | None = None, shown: Console | None = None, *, trust: bool = False) -> Replayed:
     """Do a run of a lot again from its recording.
 
     Parameters
     ----------
     run
         Number of the run; the newest one that did something with hardware if None.
+    trust
+        Import the script that the record names though it is not known to be the user's own.
 
     Raises
     ------
+    NotTrustedError
+        The script is not known to be the user's own, and `trust` was not given.
     CannotReplayError
         The run has no recording, the recording is damaged (the message says where), or the run was not started in a
         way that can be repeated.
@@ -97,6 +105,9 @@ def replay(folder: Path, run: int | None = None, shown: Console | None = None) -
                 f"run {number} of {folder} did nothing with hardware, or its {recording} is missing: restore it from a "
                 "backup, or choose another --run"
             )
+        lot_folder = folder.resolve()
+        with in_folder_of(known):
+            check_trust(lot_folder, number, known["provenance"]["find"], agreed=trust)
         home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         record = stack.enter_context(lot.copy_before(number, home / "lot"))
         progress = stack.enter_context(RunProgress(shown or PlainConsole(quiet=True)))
@@ -108,13 +119,15 @@ def replay(folder: Path, run: int | None = None, shown: Console | None = None) -
         if known["status"] != "finished" and "ends here" in deviation:
             deviation = ""  # the run was cut off there
         steps = len(_steps(lot, number))
-        return Replayed(number, steps, same, known["status"], difference or deviation, result)
+        return Replayed(
+            number, steps, same, known["status"], difference or deviation, result, made_by(known["provenance"])
+        )
 
 
-def replay_and_show(folder: Path, run: int | None) -> None:
+def replay_and_show(folder: Path, run: int | None, *, trust: bool = False) -> None:
     """Replay a run and say what came of it; exit status 1 if anything was different."""
     shown = console()
-    found = replay(folder, run, shown)
+    found = replay(folder, run, shown, trust=trust)
     kind = KINDS.get(type(found.value))
     if kind is not None:
         kind.print(shown, found.value)
@@ -125,6 +138,8 @@ def replay_and_show(folder: Path, run: int | None) -> None:
         why = found.deviation or "the replay did not come to the other steps"
         shown.print(f"first difference: {why}")
         recording = traffic_file(folder, found.run)
+        if found.made_by:
+            shown.print(found.made_by)
         shown.print(f"if {recording} or the record was exchanged or edited, restore them from a backup")
         raise SystemExit(1)
 

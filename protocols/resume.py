@@ -31,6 +31,7 @@ from protocols.run import LOT, PassedOverError, _survey, route_of
 from protocols.run_interface import RunInterface
 from protocols.selection import RunSettings, chosen
 from protocols.show import run_and_show
+from protocols.trust import check_trust
 
 #: How many names of a list are shown.
 SHOWN = 8
@@ -85,6 +86,7 @@ def resume(
     assignments: dict[str, str] | None = None,
     skip: tuple[str, ...] = (),
     lease: float = LEASE,
+    trust: bool = False,
 ) -> None:
     """Go on with the newest run of a lot that did not finish; a run that is paused goes on by itself.
 
@@ -96,9 +98,13 @@ def resume(
         In place of, and in addition to, what the run was started with.
     assignments : dict of str to str
         Parameters of the protocol that are to be others.
+    trust : bool
+        Import the script that the record names though it is not known to be the user's own.
 
     Raises
     ------
+    NotTrustedError
+        If the script is not known to be the user's own, and `trust` was not given.
     ResumeError
         If no run was begun, another process does it, or it was not started in a way that can be repeated.
     SystemExit
@@ -115,6 +121,7 @@ def resume(
             say(f"nothing to resume in {folder}: every protocol there is finished")
             return
         with in_folder_of(run):
+            check_trust(folder, run["id"], run["provenance"].get("find"), agreed=trust)
             found = _as_started(run, assignments or {}, stop_after, skip)
             rehearsed = rehearse(record, found)
     for difference in program_differences(run["provenance"]):
@@ -341,17 +348,25 @@ def _as_started(
             f"run {run['id']} ({run['protocol']}) was not started by xbar run; start it as it was started"
         )
     function = find(known["find"])
-    settings = RunSettings.from_dict(known["settings"])
+    try:
+        settings, inputs = RunSettings.from_dict(known["settings"]), dict(known["inputs"])
+        station, lot = known["station_file"], str(known["lot"])
+        station_file = Path(station) if station else None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ResumeError(
+            f"what the record says of how run {run['id']} was started cannot be used ({type(error).__name__}: "
+            f"{error}); start it as it was started"
+        ) from error
     settings = replace(settings, skip=tuple(dict.fromkeys((*settings.skip, *skip))))
     return Interrupted(
         id=run["id"],
         protocol=run["protocol"],
         function=function,
-        parameters=parse(function, known["inputs"] | assignments),
+        parameters=parse(function, inputs | assignments),
         settings=settings if stop_after is None else replace(settings, stop_after=stop_after),
-        station=Path(known["station_file"]) if known["station_file"] else None,
-        station_sha256=known["station_sha256"],
-        lot=known["lot"],
+        station=station_file,
+        station_sha256=known.get("station_sha256"),
+        lot=lot,
     )
 
 

@@ -30,11 +30,12 @@ CLASS_WORDS = {
 
 @dataclass(frozen=True)
 class History:
-    """The newest history of a protocol: results of one step by die, in route order, and their origin."""
+    """The newest history of a protocol: results of one step by die, in route order, their origin and newest run."""
 
     dies: dict[str, list[xr.Dataset]]
     seed: int
     provenance: dict[str, str]
+    run: dict[str, Any]
 
 
 def history(record: Record, protocol: str, name: str) -> History:
@@ -51,8 +52,8 @@ def history(record: Record, protocol: str, name: str) -> History:
     run = [run for run in record.runs() if run["protocol"] == protocol][-1]
     route = [f"c{column}r{row}" for column, row in survey[""][-1]["sites"].values]
     dies = [die for die in _of_run(route, run["provenance"]) if die in found]
-    provenance = _provenance(run, survey[""][-1])
-    return History({die: found[die] for die in dies}, int(run["provenance"]["seed"]), provenance)
+    provenance = _provenance(record, run, survey[""][-1])
+    return History({die: found[die] for die in dies}, int(run["provenance"]["seed"]), provenance, run)
 
 
 def defects(data: xr.Dataset) -> dict[str, Any]:

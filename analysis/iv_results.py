@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from analysis.analog_results import history, times
+from analysis.assumed import assumed
 from analysis.record import Record
 from analysis.step_names import SWEEP_CELL
 
@@ -19,7 +20,6 @@ KINDS = {"sweeping_s": (SWEEP_CELL,)}
 LEAK_MOVED = 0.02
 
 ASSUMED = (
-    "values, defect rates, lines and voltages of a simulated lot (its lot file says so value by value)",
     "the loop's 250 points lie on all four ways of it together, and take 10 s together",
     "a cell has switched if the current on the way back differs by 10 %; the switching voltage is where half of the "
     "change has happened, on a logarithmic scale",
@@ -64,6 +64,7 @@ def iv_results(record: Record, protocol: str = PROTOCOL) -> IVResults:
         seed=found.seed,
         time=times(record, protocol, KINDS),
         provenance=found.provenance,
+        assumed=assumed(record, found.run, ASSUMED),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from analysis import summary
+from analysis.assumed import assumed
 from analysis.record import COMPUTED, Record
 from analysis.results import LotResults, Training
 from analysis.step_names import (
@@ -73,9 +75,9 @@ def lot_results(record: Record, protocol: str = "mtj-mnist") -> LotResults:
         time=_time(record, protocol),
         seed=int(run["provenance"]["seed"]),
         data="" if software is None else str(software.attrs["data"]),
-        assumed=() if software is None else tuple(software.attrs["assumed"]),
-        provenance=_provenance(run, survey[""][-1]),
-        halves=np.arange(len(dies)) % 2,
+        assumed=assumed(record, run, [] if software is None else software.attrs["assumed"]),
+        provenance=_provenance(record, run, survey[""][-1]),
+        halves=_halves(_latest(record, protocol, TRAIN_STATISTICS_AWARE), dies),
         **_cells(records),
     )
 
@@ -162,6 +164,14 @@ def _words(fault: LineFault) -> str:
     return f"{fault.kind} {fault.index} in block {fault.block}"
 
 
+def _halves(fit: xr.Dataset | None, dies: list[str]) -> NDArray[np.int64]:
+    """Which dies the statistics were fitted on (0) and which not (1), as the fit says; before it did: every other."""
+    if fit is None or "fitted_on" not in fit.attrs:
+        return np.arange(len(dies)) % 2
+    fitted = set(fit.attrs["fitted_on"])
+    return np.array([int(die not in fitted) for die in dies], np.int64)
+
+
 def _sensitivity(data: xr.Dataset | None) -> dict[str, Any]:
     if data is None:
         return {}
@@ -190,10 +200,11 @@ def _time(record: Record, protocol: str) -> dict[str, float]:
     }
 
 
-def _provenance(run: dict[str, Any], survey: xr.Dataset) -> dict[str, str]:
+def _provenance(record: Record, run: dict[str, Any], survey: xr.Dataset) -> dict[str, str]:
     known = run["provenance"]
     packages = ", ".join(f"{name} {version}" for name, version in known.get("packages", {}).items() if version)
     return {
+        "measured": _when(record, run),
         "protocol": run["protocol"],
         "station": known.get("station", ""),
         "prober": survey.attrs["prober"],
@@ -203,3 +214,16 @@ def _provenance(run: dict[str, Any], survey: xr.Dataset) -> dict[str, str]:
         "python": known.get("python", ""),
         "packages": packages,
     }
+
+
+def _when(record: Record, run: dict[str, Any]) -> str:
+    """When a run was done, with those that it went on with: ``2026-11-29 18:27 to 2026-11-30 02:10 (UTC+0100)``."""
+    runs = {known["id"]: known for known in record.runs()}
+    first = run
+    while first["resumes"] in runs and first["resumes"] < first["id"]:
+        first = runs[first["resumes"]]
+    began = time.localtime(first["started"])
+    text = time.strftime("%Y-%m-%d %H:%M", began)
+    if run["ended"] is not None:
+        text += f" to {time.strftime('%Y-%m-%d %H:%M', time.localtime(run['ended']))}"
+    return f"{text} (UTC{time.strftime('%z', began)})"

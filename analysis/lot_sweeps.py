@@ -50,7 +50,9 @@ class LotPoint:
     defects : int ``[die]``
         Cells of each die that are not good.
     errors : dict of float ``[die]``
-        By method. Statistics were fitted from the dies 0, 2, 4, ...
+        By method.
+    fitted : int ``[any]``
+        Dies that the statistics were fitted on.
     seconds : float
         Computing time.
     """
@@ -61,6 +63,7 @@ class LotPoint:
     unusable: int
     defects: NDArray[np.int64]
     errors: dict[str, FloatArray]
+    fitted: NDArray[np.int64]
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -68,7 +71,8 @@ class LotPoint:
         scale, r_short, r_selector = self.place
         where = {"scale": scale, "r_short": r_short, "r_selector": r_selector, "seed": self.seed}
         errors = {name: error.tolist() for name, error in self.errors.items()}
-        found = {"software": self.software, "unusable": self.unusable, "defects": self.defects.tolist()}
+        found = {"software": self.software, "unusable": self.unusable, "defects": self.defects.tolist(),
+                 "fitted": self.fitted.tolist()}  # fmt: skip
         return {**where, **found, "seconds": self.seconds, "errors": errors}
 
     @classmethod
@@ -81,6 +85,7 @@ class LotPoint:
             unusable=int(data["unusable"]),
             defects=np.asarray(data["defects"], np.int64),
             errors={name: np.asarray(error, float) for name, error in data["errors"].items()},
+            fitted=np.asarray(data.get("fitted", range(0, len(data["defects"]), 2)), np.int64),
             seconds=float(data["seconds"]),
         )
 
@@ -147,8 +152,8 @@ def _method(points: list[LotPoint], name: str, software: float, before: float) -
     out["recovered"] = float((before - error.mean()) / lost) if lost >= LOSS_MIN else None
     out["per_seed"] = {str(p.seed): _spread(p.errors[name]) | {"per_die": p.errors[name].tolist()} for p in points}
     if name in FITTED:
-        out["fit_half"] = _spread(np.concatenate([p.errors[name][::2] for p in points]))
-        out["unseen_half"] = _spread(np.concatenate([p.errors[name][1::2] for p in points]))
+        out["fit_half"] = _spread(np.concatenate([p.errors[name][p.fitted] for p in points]))
+        out["unseen_half"] = _spread(np.concatenate([np.delete(p.errors[name], p.fitted) for p in points]))
     return out
 
 

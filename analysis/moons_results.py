@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from analysis.analog_results import defects, history, programming, times
+from analysis.assumed import assumed
 from analysis.lot_results import _latest
 from analysis.record import Record
 from analysis.step_names import (
@@ -34,9 +35,8 @@ KINDS = {
     "classifying_s": (CLASSIFY_POINTS,),
 }
 
-#: What this protocol takes for granted; the report says so.
+#: What this protocol takes for granted, whatever the station; the report says so.
 ASSUMED = (
-    "values, defect rates, lines and voltages of a simulated lot (its lot file says so value by value)",
     "half moons of noise 0.2: ours, made like those of arXiv:2305.18495",
     "the output bias is digital and is set for each die from a read of its cells, with training points only",
     "networks without the loop are emulated from what was measured of the same dies, not written",
@@ -98,7 +98,7 @@ class MoonsResults:
     data: str
     time: dict[str, float]
     provenance: dict[str, str]
-    assumed: tuple[str, ...] = field(default=ASSUMED)
+    assumed: tuple[str, ...] = ASSUMED
 
     @property
     def right(self) -> BoolArray:
@@ -136,6 +136,7 @@ def moons_results(record: Record, protocol: str = PROTOCOL) -> MoonsResults:
         data="" if trained is None else str(trained.attrs["data"]),
         time=times(record, protocol, KINDS),
         provenance=found.provenance,
+        assumed=assumed(record, found.run, ASSUMED),
     )
 
 

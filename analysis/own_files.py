@@ -115,6 +115,11 @@ def is_sealed(path: Path) -> bool:
     return head is not None and _seal(text[head.end() :]) == head[1]
 
 
+def of_simulated_station(text: str) -> bool:
+    """Whether a text began as a station file of ours, whatever was made of it since."""
+    return _SEALED.match(text) is not None
+
+
 def _seal(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

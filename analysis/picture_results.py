@@ -10,6 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from analysis.analog_results import defects, history, programming, times
+from analysis.assumed import assumed
 from analysis.lot_results import NothingMeasuredError, _latest
 from analysis.record import Record
 from analysis.step_names import KEEP_PICTURE, MEASURE_ANALOG, WRITE_ANALOG
@@ -24,7 +25,6 @@ KINDS = {"measuring_s": (MEASURE_ANALOG,), "writing_s": (WRITE_ANALOG,)}
 PUBLISHED = 0.04
 
 ASSUMED = (
-    "values, defect rates, lines and voltages of a simulated lot (its lot file says so value by value)",
     "the caps and the bias scheme for large arrays: found on simulated dies",
     "errors are those of one averaged read of all cells after the last pulse, so read noise is in them",
 )
@@ -78,6 +78,7 @@ def picture_results(record: Record, protocol: str = PROTOCOL) -> PictureResults:
         seed=found.seed,
         time=times(record, protocol, KINDS),
         provenance=found.provenance,
+        assumed=assumed(record, found.run, ASSUMED),
     )
 
 

@@ -90,7 +90,7 @@ class Methods:
         """
         guarded = unaware.with_guard(self.architecture.rows_per_multiply)
         own = self._die_aware(records, unaware, report)
-        general = self._statistics_aware(records[::2], report)
+        general = self._statistics_aware([records[die] for die in self.fitted(records)], report)
         return {
             "unaware": self.emulated([unaware] * len(records), records),
             "unaware_guarded": self.emulated([guarded] * len(records), records),
@@ -100,6 +100,10 @@ class Methods:
             "statistics_aware": self.emulated([general] * len(records), records),
             "calibrated": self.calibrated(general, records, report),
         }
+
+    def fitted(self, records: Sequence[DieRecord]) -> NDArray[np.int64]:
+        """Which dies the statistics are fitted on."""
+        return np.arange(0, len(records), 2)
 
     def emulated(self, networks: Sequence[BinaryNetwork], records: Sequence[DieRecord]) -> FloatArray:
         """Error of network k on die k, ``[die]``."""

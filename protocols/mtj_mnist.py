@@ -47,9 +47,8 @@ CALIBRATION_IMAGES = 500
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 DRAWS = 24
 
-#: What this protocol takes for granted; the report says so.
+#: What this protocol takes for granted, whatever the station; the report says so.
 ASSUMED = (
-    "device values, defect rates and voltages of a simulated lot (its lot file says so value by value)",
     "input pixels, hidden units, training: ours; the paper's are not known to us",
     "write pulses 1.05 V / -0.90 V, 200 ns, raised by 50 mV per attempt",
     "emulated results leave out line resistance, bias dependence and converters",
@@ -92,7 +91,7 @@ def mtj_mnist(
     check_read_voltage(run.survey(), v_read)
     check_pulses(run.survey(), WRITE)
     dies, records = _measure_lot(run, v_read)
-    networks = _train(run, digits, architecture, records, epochs)
+    networks = _train(run, digits, architecture, dies, records, epochs)
     run.compute(software, networks=networks["all"], digits=digits, geometry=geometry)
     run.compute(emulate_moved, networks=networks["die_aware"], records=records, digits=digits)
     run.compute(sensitivity, networks=networks["all"], statistics=networks["statistics"], digits=digits,
@@ -148,7 +147,12 @@ class NoUsableDieError(RuntimeError):
 
 
 def _train(
-    run: Run, digits: Digits, architecture: Architecture, records: list[DieRecord], epochs: int | None
+    run: Run,
+    digits: Digits,
+    architecture: Architecture,
+    dies: list[Die],
+    records: list[DieRecord],
+    epochs: int | None,
 ) -> dict[str, Any]:
     """Networks of all trainings; statistics come from every other die, so that half of the lot is unseen."""
     common = {"digits": digits, "architecture": architecture, "seed": run.settings.seed}
@@ -163,6 +167,7 @@ def _train(
         run.compute(
             train_statistics_aware,
             statistics=statistics,
+            fitted_on=[die.name for die in dies[::2]],
             recipe=_recipe(training.STATISTICS_AWARE, epochs),
             **common,
         )
@@ -268,13 +273,14 @@ def train_statistics_aware(
     digits: Digits,
     architecture: Architecture,
     statistics: DefectStatistics,
+    fitted_on: list[str],
     recipe: Recipe,
     seed: int,
 ) -> xr.Dataset:
-    """One network for all dies."""
+    """One network for all dies; the result says which dies its statistics are of."""
     data = training.training_set(digits.train_images, digits.train_labels, architecture.inputs)
     network = training.train_statistics_aware(data, architecture, statistics, seed=seed, recipe=recipe, report=report)
-    return dataset_of([network])
+    return dataset_of([network]).assign_attrs(fitted_on=fitted_on)
 
 
 def dataset_of(networks: list[BinaryNetwork]) -> xr.Dataset:

@@ -202,7 +202,9 @@ class _Study:
         errors = methods.errors(records, unaware, report)
         found = np.array([record.defects for record in records])
         seconds = time.monotonic() - began
-        return LotPoint(place, methods.seed, software, dies - len(records), found, errors, seconds)
+        return LotPoint(
+            place, methods.seed, software, dies - len(records), found, errors, methods.fitted(records), seconds
+        )
 
     def _unaware(self, methods: Methods, report: Report) -> BinaryNetwork:
         """The unaware network of the seed; trained once and kept beside the results."""

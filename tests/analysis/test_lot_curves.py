@@ -17,7 +17,9 @@ def point(scale=1.0, r_short=100.0, r_selector=2e3, seed=0, **worse):
     """Four dies on which each method is worse than software by so much, half a point more or less."""
     wobble = np.array([-0.005, 0.005, -0.005, 0.005])
     errors = {name: SOFTWARE + worse.get(name, 0.01) + wobble for name in TRAININGS}
-    return LotPoint((scale, r_short, r_selector), seed, SOFTWARE, 0, np.full(4, int(100 * scale)), errors, 1.0)
+    return LotPoint(
+        (scale, r_short, r_selector), seed, SOFTWARE, 0, np.full(4, int(100 * scale)), errors, np.array([0, 2]), 1.0
+    )
 
 
 @pytest.fixture

@@ -471,6 +471,8 @@ class FramedBoard(Instrument):
         if channels < max(caps.rows, caps.columns) or len(reply) != body + 8 * channels:
             raise InstrumentError(f"{self.name}: CAL_READ answered {len(reply)} bytes for {channels} channels")
         values = np.frombuffer(reply, "<f4", offset=body).astype(np.float64)
+        if not np.all(np.isfinite(values)) or not np.all(values[:channels]):
+            raise InstrumentError(f"{self.name}: the calibration has gains or offsets that are none; calibrate it anew")
         name = reply[:_CAL_ID].rstrip(b"\0").decode("ascii", "replace")
         return Calibration(name, values[:channels], values[channels:], 2**caps.adc_bits - 1)
 

@@ -6,6 +6,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from instruments.roles import ArrayCapabilities, CurrentRange, InstrumentError
 
+_CODE_MAX = 2**15 - 1
+_STEP_MIN = 1e-12  # s
+_WIDTH_MAX = (2**32 - 1) * 1e-9  # s; widths are whole nanoseconds of 32 bits
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)  # later firmware may say more
@@ -64,6 +68,10 @@ class BoardCaps(_Strict):
                 raise ValueError(f"{name} has {len(first)} entries for {self.kernels} kernels")
             if any(not 0 <= each <= limit - size for each in first):
                 raise ValueError(f"{name} puts a kernel outside its block")
+        if max(-self.v_min, self.v_max, self.v_read_max) / self.dac_lsb > _CODE_MAX:
+            raise ValueError(f"voltages take codes beyond {_CODE_MAX} of dac_lsb, which the frames cannot carry")
+        if not self.width_min <= self.width_max <= _WIDTH_MAX or self.width_step < _STEP_MIN:
+            raise ValueError(f"width_min, width_max and width_step are not widths of steps up to {_WIDTH_MAX:g} s")
         if len({each.index for each in self.ranges}) != len(self.ranges):
             raise ValueError("two ranges have the same index")
         if len(set(self.schemes)) != len(self.schemes):

@@ -21,7 +21,7 @@ from typing import Protocol
 _SEND_TIMEOUT = 30.0  # s; a client that does not read for so long is dropped
 _PIECE = 1 << 16  # bytes taken from a client at a time
 _WAITING = 1 << 20  # bytes; with more unread than that a client is not listened to
-_CATCH_UP = 64  # pieces that are taken from a client, perhaps its last ones, before the next one is refused
+_CATCH_UP = 64  # clients that come at once; pieces taken from one, perhaps its last, before the next is refused
 _PAUSE = 0.05  # s after an error, so that one that stays does not take the whole processor
 
 _log = logging.getLogger(__name__)
@@ -100,6 +100,7 @@ class InstrumentServer:
     ) -> None:
         self._service, self._wire, self._on_client = service, wire or Wire(service), on_client
         self._listener = socket.create_server((host, port))
+        self._listener.setblocking(False)
         self.address: tuple[str, int] = self._listener.getsockname()[:2]
         self._client: socket.socket | None = None
         self._unsent = bytearray()
@@ -173,7 +174,15 @@ class InstrumentServer:
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _accept(self) -> None:
-        connection, _ = self._listener.accept()
+        for _ in range(_CATCH_UP):
+            try:
+                connection, _ = self._listener.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            self._admit(connection)
+
+    def _admit(self, connection: socket.socket) -> None:
+        """Make a connection that of the client, or close it if there is one."""
         # a client that has just closed and comes again must not be taken for a second one
         for _ in range(_CATCH_UP):
             if self._client is None or not (events := self._ready(0).get(self._client)):

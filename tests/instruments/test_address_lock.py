@@ -17,7 +17,8 @@ HOLDER = """
 import sys
 from instruments import address_lock
 address_lock.say_purpose("broker of /home/bob/bench.yaml \\x1b[31m")
-address_lock.AddressLock("visa", sys.argv[1]).acquire()
+lock = address_lock.AddressLock("visa", sys.argv[1])
+lock.acquire()
 print("held", flush=True)
 sys.stdin.read()
 """

@@ -16,20 +16,32 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from instruments.off_recipe import DISCHARGE
-from instruments.roles import ArrayTester, FieldSource, InstrumentError, Prober, ZState
+from instruments.roles import FieldSource, IdleMode, InstrumentError, Prober, ZState
 
 _log = logging.getLogger(__name__)
 
 
+class Rests(Protocol):
+    """Something that drives lines and can be brought to rest."""
+
+    def idle(self, mode: IdleMode = "hard_ground") -> None:
+        """Bring it to rest."""
+
+    def safe(self) -> None:
+        """Stop it."""
+
+
 @dataclass(frozen=True)
 class Parts:
-    """What has to be made safe: everything that drives lines, the prober, and a magnet if there is one."""
+    """What has to be made safe, in its order: all that drives lines, the prober, a magnet if there is one, the rest."""
 
-    sources: Sequence[ArrayTester]
+    sources: Sequence[Rests]
     prober: Prober
     field: FieldSource | None = None
+    others: Sequence[Rests] = ()
 
 
 def leave(parts: Parts) -> None:
@@ -46,6 +58,8 @@ def leave(parts: Parts) -> None:
     separate(parts.prober)
     if parts.field is not None:
         parts.field.ramp_down()
+    for other in parts.others:
+        other.idle("hard_ground")
 
 
 def separate(prober: Prober) -> None:
@@ -65,6 +79,7 @@ def abort(parts: Parts) -> list[str]:
     ]
     if parts.field is not None:
         actions.append(("ramp the field down", parts.field.ramp_down))
+    actions += [("make another instrument safe", other.safe) for other in parts.others]
     return [fault for what, action in actions if (fault := attempt(what, action))]
 
 

@@ -12,7 +12,6 @@ import inspect
 import json
 import os
 import pkgutil
-import sys
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -28,13 +27,18 @@ from qcodes.station import Station as QcodesStation
 import instruments
 from instruments import order
 from instruments.broker_client import BrokerClient
+from instruments.driver_packages import DriverError, find_driver, is_ours, is_pymeasure
+from instruments.held_drivers import Held, HeldDriverError, Output, held_driver, make_held, split_settings
+from instruments.off_recipe import Stage
 from instruments.plain_yaml import PlainYamlError, read_yaml
 from instruments.quantities import Number, Whole
-from instruments.roles import ArrayTester, Clock, FieldSource, InstrumentError, Prober
+from instruments.roles import ArrayTester, Clock, FieldSource, InstrumentError, LinkError, Prober
 from instruments.wire import through
 
 NEEDED: dict[str, type] = {"prober": Prober, "array": ArrayTester}
 """The roles that a station must fill, by the name that the instrument carries in the file."""
+
+_OF_QCODES = ("parameters", "add_parameters", "enable_forced_reconnect")  # what it does by itself with an entry
 
 ROLES: dict[str, type] = NEEDED | {"magnet": FieldSource, "clock": Clock}
 """All roles that go by a name."""
@@ -45,7 +49,10 @@ class StationFileError(InstrumentError, ValueError):
 
 
 class InstrumentEntry(BaseModel):
-    """One instrument of the file, with the keys that QCoDeS knows."""
+    """One instrument of the file, with the keys that QCoDeS knows.
+
+    How one that is not ours is switched off stands in its metadata (`instruments.off_rules`).
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -82,11 +89,33 @@ class Station(QcodesStation):
 
     broker: BrokerClient | None = None
     _released = False
+    _fixed = False  # whether the file was read
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self.outputs: list[Output] = []  # of instruments that are not ours
+        super().__init__(*arguments, **named)
+
+    def load_held(self, held: Held) -> None:
+        """Connect an instrument that is not ours, with the parameters that the file gives it."""
+        entry, output = self._instrument_config[held.name], Output(held)
+        everything = self._instrument_config
+        ours = {"type": f"{make_held.__module__}.{make_held.__qualname__}"}
+        self._instrument_config = {held.name: {**ours, **{k: entry[k] for k in _OF_QCODES if k in entry}}}
+        self.outputs.append(output)
+        try:
+            self.load_instrument(held.name, update_snapshot=False, held=held, output=output)
+        finally:
+            self._instrument_config = everything
 
     def load_config_files(self, *filenames: str) -> None:
-        """Read a file as it is read everywhere here, not in the locale's encoding; none that nobody named."""
-        for each in filenames:
-            self.load_config(json.dumps(_read(Path(each)), ensure_ascii=False))
+        """Read a file as it is read everywhere here, not in the locale's encoding; none that nobody named.
+
+        Once, not again for each instrument: what was checked is what is used.
+        """
+        if not self._fixed:
+            for each in filenames:
+                self.load_config(json.dumps(_read(Path(each)), ensure_ascii=False))
+        self._fixed = True
 
     @property
     def prober(self) -> Prober:
@@ -105,8 +134,11 @@ class Station(QcodesStation):
 
     def parts(self) -> order.Parts:
         """What has to be made safe, as `instruments.order` wants it."""
-        sources = [each for each in self.components.values() if isinstance(each, ArrayTester)]
-        return order.Parts(sources, self.prober, cast("FieldSource | None", self.components.get("magnet")))
+        first = sorted((each for each in self.outputs if each.stage < Stage.PROBER), key=lambda each: each.stage)
+        testers = [each for each in self.components.values() if isinstance(each, ArrayTester)]
+        last = [each for each in self.outputs if each.stage > Stage.PROBER]
+        field = cast("FieldSource | None", self.components.get("magnet"))
+        return order.Parts([*first, *testers], self.prober, field, last)
 
     def safe(self, reason: str = "asked to") -> None:
         """Ground every source, lift the needles off, take the field down; each is tried, whatever became of the others.
@@ -141,6 +173,7 @@ class Station(QcodesStation):
         for name, component in list(self.components.items()):
             if isinstance(component, Instrument):
                 faults.append(order.attempt(f"{name}: close", lambda each=component: self._remove(each)))  # type: ignore[misc]
+        self._forget_outputs()
         _report([fault for fault in faults if fault])
 
     def forget(self) -> None:
@@ -148,6 +181,11 @@ class Station(QcodesStation):
         for component in list(self.components.values()):
             if isinstance(component, Instrument):
                 self._remove(component)
+        self._forget_outputs()
+
+    def _forget_outputs(self) -> None:
+        while self.outputs:
+            self.outputs.pop().unwatch()
 
     def _remove(self, component: Instrument) -> None:
         self.close_and_remove_instrument(component)
@@ -189,18 +227,31 @@ def load_station(path: str | os.PathLike[str], broker: BrokerClient | None = Non
         An instrument does not answer; the ones connected before it are closed again.
     """
     path = Path(path)
-    settings = check_station(path)
+    checked = _checked(path)
     station = _configured(path)
     station.broker = broker
     try:
         with nullcontext() if broker is None else through(broker):
-            for name, keywords in settings.items():
-                station.load_instrument(name, update_snapshot=False, **keywords)
+            for name, each in checked.items():
+                if isinstance(each, Held):
+                    _load_held(station, path, each)
+                else:
+                    station.load_instrument(name, update_snapshot=False, **each)
     except BaseException:
-        for component in list(station.components.values()):
-            station.close_and_remove_instrument(cast(Instrument, component))
+        station.forget()
         raise
     return station
+
+
+def _load_held(station: Station, path: Path, held: Held) -> None:
+    """Connect an instrument that is not ours; whatever goes wrong is said with its name and its file."""
+    try:
+        station.load_held(held)
+    except InstrumentError as error:
+        kind = LinkError if isinstance(error, LinkError) else type(error)
+        raise kind(f"{path}: instruments.{held.name}: {error}") from error
+    except Exception as error:  # a parameter of the file that the driver does not take
+        raise LinkError(f"{path}: instruments.{held.name}: {type(error).__name__}: {error}") from error
 
 
 def write_station(
@@ -327,6 +378,16 @@ def _configured(path: Path) -> Station:
 
 def check_station(path: Path) -> dict[str, dict[str, Any]]:
     """Checked settings of each instrument of a file."""
+    return {name: each.keywords if isinstance(each, Held) else each for name, each in _checked(path).items()}
+
+
+def instruments_not_ours(path: Path) -> list[str]:
+    """What the instruments of a file are that are not ours, and how each is switched off; a line for each."""
+    return [str(each) for each in _checked(path).values() if isinstance(each, Held)]
+
+
+def _checked(path: Path) -> dict[str, dict[str, Any] | Held]:
+    """Checked settings of each instrument of a file; of one that is not ours with what else is known of it."""
     try:
         file = StationFile.model_validate(_read(path))
     except ValidationError as error:
@@ -351,40 +412,46 @@ def _read(path: Path) -> object:
         raise StationFileError(str(error)) from error
 
 
-def _check_instrument(path: Path, name: str, entry: InstrumentEntry) -> dict[str, Any]:
-    driver = _driver(path, name, entry.type)
+def _check_instrument(path: Path, name: str, entry: InstrumentEntry) -> dict[str, Any] | Held:
+    at = f"{path}: instruments.{name}"
+    try:
+        driver = find_driver(entry.type)
+    except DriverError as error:
+        raise StationFileError(
+            f"{at}.type: {entry.type}: {error}. Drivers that come with this software: "
+            f"{', '.join(_shipped(ROLES.get(name, Instrument)))}"
+        ) from error
     role = ROLES.get(name)
     if role is not None and not issubclass(driver, role):
         raise StationFileError(
-            f"{path}: instruments.{name}.type: {entry.type} does not fill the role {role.__name__}; "
+            f"{at}.type: {entry.type} does not fill the role {role.__name__}; "
             f"choose one of: {', '.join(_shipped(role))}"
         )
+    if is_ours(driver):
+        return _validated(path, name, driver, entry.settings())
+    try:
+        settings, said, backend = split_settings(entry.settings())
+        wire, rule = held_driver(name, driver, said)
+    except HeldDriverError as error:
+        raise StationFileError(f"{at}: {error}") from error
+    if is_pymeasure(driver):
+        settings["adapter"] = settings.pop("address", None)
+    keywords = _validated(path, name, driver, {key: each for key, each in settings.items() if each is not None})
+    address = str(keywords.pop("adapter", None) or keywords.get("address") or "")
+    if wire == "ip":
+        address = f"socket://{address}:{keywords.get('port')}"
+    if wire == "visa" and not address:
+        raise StationFileError(f"{at}.address: is missing; give the VISA resource, e.g. GPIB0::24::INSTR")
+    return Held(name, driver, wire, address, backend, rule, keywords)
+
+
+def _validated(path: Path, name: str, driver: type, settings: dict[str, Any]) -> dict[str, Any]:
     model = _settings_model(driver)
     try:
-        checked = model.model_validate(entry.settings())
+        checked = model.model_validate(settings)
     except ValidationError as error:
         raise StationFileError(_explain(path, error, f"instruments.{name}.init.", lambda _: model)) from error
     return checked.model_dump(exclude_unset=True)
-
-
-def _driver(path: Path, name: str, dotted: str) -> type[Instrument]:
-    """The class that a `type` names."""
-    module_name, _, class_name = dotted.rpartition(".")
-    try:
-        if module_name.partition(".")[0] in sys.stdlib_module_names:  # to import some of them is to run a program
-            raise ImportError("Python's own library has no instruments")
-        driver = getattr(importlib.import_module(module_name), class_name)
-    except Exception as error:  # whatever a module does when it is imported
-        raise StationFileError(
-            f"{path}: instruments.{name}.type: {dotted} cannot be found ({error}); choose one that comes "
-            f"with this software: {', '.join(_shipped(Instrument))}"
-        ) from error
-    if not (isinstance(driver, type) and issubclass(driver, Instrument)):
-        raise StationFileError(
-            f"{path}: instruments.{name}.type: {dotted} is no QCoDeS instrument; choose one of: "
-            f"{', '.join(_shipped(Instrument))}"
-        )
-    return driver
 
 
 def _shipped(kind: type) -> list[str]:
@@ -398,15 +465,16 @@ def _shipped(kind: type) -> list[str]:
     return found
 
 
-def _settings_model(driver: type[Instrument]) -> type[BaseModel]:
+def _settings_model(driver: type) -> type[BaseModel]:
     """What a driver's constructor accepts, as a model: types, quantities and defaults are those of its signature."""
+    constructor: Any = driver.__init__  # type: ignore[misc]
     try:
-        hints = typing.get_type_hints(driver.__init__, include_extras=True)
+        hints = typing.get_type_hints(constructor, include_extras=True)
     except NameError:  # the driver imports its types for type checkers only
         hints = {}
     fields: dict[str, Any] = {}
     extra: typing.Literal["allow", "forbid"] = "forbid"
-    for each in inspect.signature(driver.__init__).parameters.values():
+    for each in inspect.signature(constructor).parameters.values():
         if each.name in ("self", "name"):
             continue
         if each.kind is each.VAR_KEYWORD:

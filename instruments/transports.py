@@ -269,6 +269,7 @@ class VisaTransport(Abandonable):
         resource.timeout = 1e3 * self._timeout
         if not self._address.upper().endswith("::SOCKET"):
             resource.clear()
+        _check_connected(resource)
         self._resource = resource
         if self._abandoned is not None:
             self.close()
@@ -320,6 +321,24 @@ def _tcp_socket(resource: MessageBasedResource) -> socket.socket | None:
     """The socket under a raw TCP resource of PyVISA-py; None for every other resource and back end."""
     connection = getattr(_py_session(resource), "interface", None)
     return connection if isinstance(connection, socket.socket) else None
+
+
+def _check_connected(resource: MessageBasedResource) -> None:
+    """See that somebody has taken a raw TCP connection; PyVISA-py opens it all the same if nobody has.
+
+    Raises
+    ------
+    ConnectionError
+        Nobody has.
+    """
+    connection = _tcp_socket(resource)
+    if connection is None:
+        return
+    try:
+        connection.getpeername()
+    except OSError as error:
+        resource.close()
+        raise ConnectionRefusedError("nobody listens there") from error
 
 
 def _py_session(resource: MessageBasedResource) -> Any:

@@ -12,6 +12,7 @@ time-out or interruption (Ctrl-C included) in the middle of an exchange the sess
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -80,8 +81,7 @@ def open_visa(
     Raises
     ------
     LinkError
-        The address is malformed or cannot be opened. A TCP address nobody listens at may show only in the first
-        exchange; its message says the same.
+        The address is malformed or cannot be opened, or nobody listens there.
     """
     settings = {"backend": backend, "terminator": terminator, "baudrate": baudrate, "timeout": timeout}
     session = VisaSession(address, _transport("visa", address, settings), timeout, terminator)
@@ -136,6 +136,33 @@ def open_library(factory: str, *, timeout: float = 60.0, **arguments: Any) -> Li
     session = LibrarySession(factory, _transport("library", factory, settings), timeout)
     session.reopen()
     return session
+
+
+def open_messages(kind: str, address: str, settings: dict[str, Any], timeout: float, name: str) -> PortSession:
+    """Open a session on messages of bytes over any transport, for a driver of others.
+
+    Parameters
+    ----------
+    kind, address, settings
+        As for `instruments.transports.transport_of`.
+    timeout
+        Seconds allowed for a reply where `receive` does not name its own time.
+    name
+        Of the instrument, for messages.
+
+    Raises
+    ------
+    LinkError
+        It cannot be opened.
+    """
+    session = PortSession(f"{name} at {address}", _transport(kind, address, settings), timeout)
+    session.reopen()
+    return session
+
+
+def current_broker() -> Broker | None:
+    """What holds the sessions that are opened now; None: this process."""
+    return _BROKER.get()
 
 
 def _transport(kind: str, address: str, settings: dict[str, Any]) -> Transport:
@@ -307,6 +334,11 @@ class PortSession(Session):
             if not self._lost:
                 self._fault = None
             return self._fault is None
+
+    def pause(self, seconds: float) -> None:
+        """Let the instrument do what it was told."""
+        if seconds > 0:
+            time.sleep(seconds)
 
     def send(self, data: bytes) -> None:
         """Send bytes."""

@@ -121,5 +121,5 @@ def _who_asks() -> str:
 def _refused(what: str) -> OwnConnectionError:
     return OwnConnectionError(
         f"something beside the broker tries to open {what}: such an instrument cannot be held by the broker, would "
-        "stay on when the program is gone, and be reached by a replay. Name it in the station file, with a driver for VISA"
+        "stay on when the program is gone, and be reached by a replay. Name it in the station file, with a VISA driver"
     )

@@ -76,6 +76,8 @@ class Bench:
     ----------
     prober, tester, field
         The parts of the station; `field` may be missing.
+    parts
+        All that is made safe when a die is left; by default these three.
     record, run
         Where pulses and events are kept.
     v_check
@@ -113,6 +115,7 @@ class Bench:
         run: int,
         *,
         field: FieldSource | None = None,
+        parts: order.Parts | None = None,
         v_check: float = 0.1,
         contact_attempts: int = 3,
         dose_limit: int = DOSE_LIMIT,
@@ -130,7 +133,7 @@ class Bench:
         self.waited = 0.0
         self._found_by = CONDUCTION
         self._air: FloatArray | None = None  # what is measured with the needles up (S); None: not looked at
-        self._parts = order.Parts([tester], prober, field)
+        self._parts = parts or order.Parts([tester], prober, field)
         self._ready = False
         self._record, self._run = record, run
         self._v_check, self._contact_attempts = v_check, contact_attempts

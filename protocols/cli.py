@@ -66,6 +66,22 @@ RunNumber = Annotated[int | None, typer.Option(help="Number of the run; by defau
 Trust = Annotated[
     bool, typer.Option("--trust", help="Run the script that the record names, though it is not known to be yours.")
 ]
+
+
+def _allow(packages: list[str] | None) -> list[str] | None:
+    if packages:
+        from instruments.driver_packages import allow
+
+        allow(packages)
+    return packages
+
+
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow", metavar="PACKAGE", callback=_allow, help="Import drivers of a station file from this package, too."
+    ),
+]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Parameter of the protocol, as name=value; units are understood.")
 ]
@@ -90,6 +106,7 @@ def run(
     golden: Golden = None,
     golden_every: GoldenEvery = 5,
     lease: Lease = "30 s",
+    allow: Allow = None,
 ) -> None:
     """Run a protocol over a lot; any parameter of the protocol is also an option (--images 200)."""
     from protocols import selection
@@ -166,6 +183,7 @@ def program(
     golden: Golden = None,
     golden_every: GoldenEvery = 5,
     lease: Lease = "30 s",
+    allow: Allow = None,
 ) -> None:
     """Program a schedule onto the dies of a station by write-verify, and say what came out."""
     from protocols import selection
@@ -188,6 +206,7 @@ def plan(
     dies: Dies = None,
     seed: Annotated[int, typer.Option(help="Seed of the run.", min=0)] = 0,
     settings: Settings = None,
+    allow: Allow = None,
 ) -> None:
     """Say what a run would do, what that costs and whether it can work, without a station."""
     from protocols.catalogue import find, lot_of, name_in_record
@@ -216,6 +235,7 @@ def resume(
     skip: Skip = None,
     lease: Lease = "30 s",
     trust: Trust = False,
+    allow: Allow = None,
 ) -> None:
     """Go on with a run that did not finish, as it was started; or let a paused one go on."""
     from protocols import selection
@@ -234,7 +254,7 @@ def pause(folder: Folder) -> None:
 
 @app.command()
 def abort(folder: Folder) -> None:
-    """Abort a running run now, also one that hangs: everything grounded, needles off."""
+    """Abort a running run now, also one that hangs or died and left its station on: all grounded, needles off."""
     from protocols.abort import abort as end
     from protocols.console import say
 
@@ -343,6 +363,7 @@ def replay(
     folder: Folder,
     run: RunNumber = None,
     trust: Trust = False,
+    allow: Allow = None,
 ) -> None:
     """Do a recorded run again from its traffic, without hardware, and compare."""
     from protocols.replay import replay_and_show

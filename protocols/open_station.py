@@ -68,7 +68,7 @@ class StationOpener:
             station.array,
             self._record,
             run,
-            field=station.parts().field,
+            parts=station.parts(),
             lease=broker,
             make_safe=lambda: station.safe("the run was aborted"),
             report=self.progress.progress if self.progress else (lambda text, share: None),

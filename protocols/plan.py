@@ -80,6 +80,8 @@ class Plan:
         Name of a link and seconds that the wire adds on it, for the link of the station or the usual ones.
     record_bytes, traffic_bytes
         Estimated size on disk.
+    not_ours
+        Instruments of the station file with drivers of others, and how each is switched off.
     warnings, refusals
         What to look at, and what would not work.
     """
@@ -100,6 +102,7 @@ class Plan:
     wire_times: tuple[tuple[str, float], ...]
     record_bytes: int
     traffic_bytes: int
+    not_ours: tuple[str, ...]
     warnings: tuple[str, ...]
     refusals: tuple[Refusal, ...]
 
@@ -191,6 +194,7 @@ def _plan(run: PlanRun, planned: PlannedStation) -> Plan:
         wire_times=tuple(_wire_times(costs, planned)),
         record_bytes=record,
         traffic_bytes=traffic,
+        not_ours=planned.not_ours,
         warnings=tuple(_warnings(tally, planned, bound, dose_max, record + traffic)),
         refusals=(*wiring, *tally.refusals.values()),
     )

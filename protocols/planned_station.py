@@ -116,6 +116,8 @@ class PlannedStation:
         Whether a station file was looked at.
     refusals
         Why it cannot work; one text for each fault of the wiring.
+    not_ours
+        Instruments with drivers of others, and how each is switched off.
     """
 
     capabilities: ArrayCapabilities
@@ -127,6 +129,7 @@ class PlannedStation:
     source: str
     checked: bool
     refusals: tuple[str, ...]
+    not_ours: tuple[str, ...] = ()
 
 
 def planned_station(station: Path | None, like: Path | None, lot: str = "mtj") -> PlannedStation:
@@ -153,7 +156,8 @@ def planned_station(station: Path | None, like: Path | None, lot: str = "mtj") -
         return planned
     try:
         settings = station_files.check_station(station)
-        return _wired(replace(planned, checked=True), station, settings, lot)
+        not_ours = tuple(station_files.instruments_not_ours(station))
+        return _wired(replace(planned, checked=True, not_ours=not_ours), station, settings, lot)
     except InstrumentError as error:
         return replace(planned, checked=True, refusals=(str(error),))
 

@@ -20,6 +20,7 @@ from rich.console import Console
 from analysis.digest import digest
 from analysis.record import COMPUTED, Record, RecordError, Step
 from instruments.broker_client import Broker, BrokerError, ReplayError
+from instruments.own_connections import nobody_connects
 from instruments.station import load_station
 from protocols import identity
 from protocols.bench import Bench
@@ -97,6 +98,7 @@ def replay(folder: Path, run: int | None = None, shown: Console | None = None, *
         The record is damaged; the message says where.
     """
     with Record.open(folder, create=False, write=False) as lot, ExitStack() as stack:
+        stack.enter_context(nobody_connects())
         known = _run_of(lot, run)
         number = int(known["id"])
         recording = traffic_file(folder, number)
@@ -187,8 +189,7 @@ class _Opener:
         station = load_station(self._station, broker)
         self._stack.callback(station.forget)
         describe_station(self._record, run, self._station, station)  # what the run asked before it began
-        parts = station.parts()
-        return Bench(station.prober, station.array, self._record, run, field=parts.field, lease=broker,
+        return Bench(station.prober, station.array, self._record, run, parts=station.parts(), lease=broker,
                      report=self._progress.progress, let_pass=lambda seconds: None)  # fmt: skip
 
 

@@ -2,7 +2,9 @@
 
 import os
 import tempfile
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 # before numpy and torch are loaded: tests go on side by side, and more threads would only fight over the processors
@@ -17,3 +19,21 @@ pytest_plugins = ["pytester"]
 
 settings.register_profile("xbarlab", deadline=None)
 settings.load_profile("xbarlab")
+
+FLOW = Path(__file__).parent / "flow"
+
+
+def pytest_configure(config):
+    # files go to the workers in the order below; by the number of their tests the longest ones would come last
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
+def pytest_collection_modifyitems(items):
+    """Tests of the whole way are slow; files with slow tests come first, so that no worker waits for one at the end."""
+    for item in items:
+        if FLOW in item.path.parents:
+            item.add_marker(pytest.mark.slow)
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)

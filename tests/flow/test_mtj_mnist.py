@@ -1,6 +1,7 @@
 """`xbar run mtj-mnist`, the whole way: JSON, report, the same numbers again, a station served by hand, the truth."""
 
 import json
+import re
 import shutil
 import signal
 import time
@@ -13,8 +14,11 @@ from command_line import end_served, run_xbar, served, xbar
 from happened import assert_left_safely, fired_per_cell, happened, of_kind
 from in_process import sim_here
 
+from analysis.lot_results import lot_results
 from analysis.record import Record
 from analysis.step_names import CLASSIFY_IMAGES, MEASURE_STATES
+from analysis.summary import summary
+from protocols.replay import replay
 from sim_backends.array.die import Die as SimulatedDie
 from sim_backends.array.lot import load_lot
 
@@ -215,6 +219,19 @@ def test_report_gives_the_same_numbers_from_the_record(by_hand, tmp_path):
     again = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert again["error"] == numbers["error"] and again["seed"] == SEED
     assert again["provenance"] == numbers["provenance"]
+
+
+def test_a_run_is_replayed_bit_for_bit_with_its_table(by_hand, tmp_path):
+    """Without a station, from what went over the wires."""
+    folder = shutil.copytree(by_hand[0], tmp_path / "lot")
+    found = replay(folder)
+    assert found.deviation == "" and found.exact and found.steps == found.same > 20
+    with Record.open(folder, create=False, write=False) as record:
+        recorded, replayed = (summary(results) for results in (lot_results(record), found.value))
+    assert recorded["networks"] == replayed["networks"] if "networks" in recorded else True
+    for key in set(recorded) - {"station_time_s", "wall_s", "training_s", "seconds"}:
+        if not re.search(r"time|wall|run|provenance", key):
+            assert json.dumps(recorded[key]) == json.dumps(replayed[key]), key
 
 
 def test_what_was_found_and_programmed_agrees_with_the_truth(by_hand, tmp_path):

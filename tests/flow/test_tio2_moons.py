@@ -15,6 +15,7 @@ from mapping.die_record import CellClass
 
 SEED = 1  # the first die has a dead row, the second a stuck cell
 EPOCHS = 1500
+TOLERANCE = 0.03  # three times the default: half of the pulses
 ROUTE = {(2, 6): "c2r6", (3, 6): "c3r6"}
 
 
@@ -25,7 +26,19 @@ def home(tmp_path_factory):
     kept = {"truth": home / "truth.npz", "log": home / "physical.jsonl", "state": home / "state"}
     with sim_here("tio2-8x8", seed=SEED, **kept, write=home / "station.yaml"):
         where = ("--station", home / "station.yaml", "--dies", 2, "--seed", SEED, "--out", home / "lot")
-        done = xbar("run", "tio2-moons", *where, "--epochs", EPOCHS, "--parallel", "line", "--json", home / "n.json")
+        done = xbar(
+            "run",
+            "tio2-moons",
+            *where,
+            "--epochs",
+            EPOCHS,
+            "--parallel",
+            "line",
+            "--tolerance",
+            TOLERANCE,
+            "--json",
+            home / "n.json",
+        )
         assert done.status == 0, done.said
         (home / "said").write_text(done.said, encoding="utf-8")
         scored = xbar("score", home / "lot", home / "truth.npz", "--json", home / "score.json")
@@ -72,7 +85,10 @@ def test_the_cells_hold_their_targets_when_the_whole_array_is_finished(home, num
         last = results(home / "lot", WRITE_ANALOG)[die][-1]
         chosen = last["outcome"].values[0] > Outcome.GOING
         error = np.abs(held - last["target"].values[0])[chosen] / last["target"].values[0][chosen]
-        healthy, close = healthy + chosen.sum(), close + int((error <= 0.013).sum())  # read noise and lines beside 1 %
+        healthy, close = (
+            healthy + chosen.sum(),
+            close + int((error <= TOLERANCE + 0.003).sum()),
+        )  # read noise and lines beside it
     assert close >= 0.95 * healthy
 
 

@@ -26,7 +26,19 @@ def home(tmp_path_factory):
     kept = {"truth": home / "truth.npz", "log": home / "physical.jsonl", "state": home / "state"}
     with sim_here(home / "served.yaml", **kept, write=home / "station.yaml"):
         where = ("--station", home / "station.yaml", "--only", DIE, "--seed", SEED, "--out", home / "lot")
-        done = xbar("run", "tio2-moons", *where, "--epochs", 1500, "--averages", 1, "--json", home / "n.json")
+        done = xbar(
+            "run",
+            "tio2-moons",
+            *where,
+            "--epochs",
+            1500,
+            "--averages",
+            1,
+            "--tolerance",
+            0.03,
+            "--json",
+            home / "n.json",
+        )
         assert done.status == 0, done.said
         scored = xbar("score", home / "lot", home / "truth.npz", "--json", home / "score.json")
         assert scored.status == 0, scored.said
@@ -53,7 +65,7 @@ def test_the_cells_hold_their_targets_when_the_whole_array_is_finished(home, rec
     healthy = last["outcome"].values[0] > Outcome.GOING
     target = last["target"].values[0]
     error = np.abs(held - target)[healthy] / target[healthy]
-    assert healthy.sum() >= 40 and (error <= 0.02).mean() >= 0.9  # read noise of one average beside 1 %
+    assert healthy.sum() >= 40 and (error <= 0.04).mean() >= 0.9  # read noise of one average beside 3 %
     assert numbers["programming"]["within_tolerance"] >= 0.9
     assert numbers["dies"]["written"] == 1 and numbers["accuracy"]["mean"] >= 0.85
     assert numbers["programming"]["pulses_per_cell"] == pytest.approx(last.attrs["pulses_per_cell"], rel=0.5)
@@ -69,6 +81,6 @@ def test_no_limit_is_passed_and_every_shot_was_intended_once(entries, record):
     assert_no_mark_came_twice(entries)
     shots = assert_shots_were_intended(entries, record, DIE, ())
     dose = record.dose(DIE, (1, 8, 8))[0]
-    assert shots == len(of_kind(entries, "pulse")) > 1000
+    assert shots == len(of_kind(entries, "pulse")) > 500
     assert np.array_equal(dose, dose_of(record, DIE, True)) and dose.max() <= DOSE_LIMIT
     assert_left_safely(entries)

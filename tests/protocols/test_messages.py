@@ -204,9 +204,9 @@ def test_a_parameter_that_does_not_exist(run_there):
 
 
 def test_a_value_that_cannot_be_read(run_there):
-    run_there("mtj-mnist", "--images", "many", says=["images='many'", "whole number"])
+    run_there("mtj-mnist", "--images", "many", says=["images: 'many'", "whole number"])
     run_there("mtj-mnist", "--images", "20.5", says="whole number")
-    run_there("mtj-mnist", "--set", "v_read=much", says=["v_read='much'", "100mV"])
+    run_there("mtj-mnist", "--set", "v_read=much", says=["v_read: 'much'", "100mV"])
     run_there("mtj-mnist", "--set", "v_read", says="name=value")
     run_there("mtj-mnist", "--set", "v_read=100 mA", says=["v_read", "in A", "given in V"])
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from analysis.lot_results import NothingMeasuredError, _of_run, _provenance
 from analysis.record import COMPUTED, Record
@@ -64,35 +65,73 @@ def defects(data: xr.Dataset) -> dict[str, Any]:
     return {"cells": {name: number for name, number in count.items() if number}, "lines": lines}
 
 
-def programming(dies: Iterable[Sequence[xr.Dataset]]) -> dict[str, Any]:
-    """What writing took and how it ended, over all dies, from the writes of each; shares are of the healthy cells."""
+def programming(dies: Iterable[Sequence[xr.Dataset]], *, whole: bool = False) -> dict[str, Any]:
+    """What writing took and how it ended, over all dies, from the writes of each; counted from the arrays of the steps.
+
+    Parameters
+    ----------
+    dies
+        The writes of each die, in order.
+    whole
+        Whether every cell of the array was asked for, also those that a schedule left out because they were known as
+        broken: a network that has the rest make up for them.
+
+    Returns
+    -------
+    dict
+        `cells` asked for, each of which is in tolerance in the end, given up (`gave_up`) or was `known_broken` before
+        the first write; `within_tolerance` is a share of all of them, `within_tolerance_second_round` one of the
+        cells that the last writes asked for. `mean_error` is relative, over these; a cell that cannot be read counts
+        as 100 % off. `pulses_per_cell` is of the cells that were not known as broken, which alone are pulsed.
+    """
     dies = list(dies)
-    last = [writes[-1] for writes in dies]
-    healthy = sum(data.attrs["healthy"] for data in last)
-    within = sum(data.attrs["within_tolerance"] * data.attrs["healthy"] for data in last)
+    ends = [_end(writes, whole) for writes in dies]
+    cells, broken, held = (sum(end[at] for end in ends) for at in range(3))
+    asked_last = sum(int(np.count_nonzero(_asked(writes[-1]))) for writes in dies)
+    held_last = sum(int(np.count_nonzero(_held(writes[-1]))) for writes in dies)
     pulses = sum(int(data["pulses"].sum()) for writes in dies for data in writes)
     reasons: Counter[str] = Counter()
     for writes in dies:
         for data in writes:
             reasons.update(json.loads(data.attrs["reasons"]))
-    cells = sum(writes[0].attrs["healthy"] for writes in dies)
     return {
         "cells": cells,
-        "within_tolerance": (within / cells) if cells else None,
-        "within_tolerance_second_round": (within / healthy) if healthy else None,
-        "pulses_per_cell": pulses / cells if cells else None,
-        "gave_up": sum(_gave_up(writes) for writes in dies),
+        "known_broken": broken,
+        "within_tolerance": held / cells if cells else None,
+        "within_tolerance_second_round": held_last / asked_last if asked_last else None,
+        "pulses_per_cell": pulses / (cells - broken) if cells > broken else None,
+        "gave_up": cells - broken - held,
         "reasons": dict(reasons),
         "passes": max((sum(data.attrs["passes"] for data in writes) for writes in dies), default=0),
-        "mean_error": float(np.mean([data.attrs["mean_error"] for data in last])) if last else None,
+        "mean_error": float(np.mean(np.concatenate([_errors(writes[-1]) for writes in dies]))) if asked_last else None,
         "second_rounds": sum(len(writes) > 1 for writes in dies),
     }
 
 
-def _gave_up(writes: Sequence[xr.Dataset]) -> int:
-    """Cells taken for healthy before the first write that are not within tolerance after the last one."""
-    held = writes[-1]["outcome"].values == Outcome.REACHED
-    return int(writes[0].attrs["healthy"] - np.count_nonzero(held))
+def _end(writes: Sequence[xr.Dataset], whole: bool) -> tuple[int, int, int]:
+    """Of one die: cells asked for, those known as broken before the first write, and the others that are in tolerance.
+
+    A cell that was given up and left out of a later write is none that is in tolerance then.
+    """
+    outcome = writes[0]["outcome"].values
+    asked = np.ones(outcome.shape, bool) if whole else _asked(writes[0])
+    broken = asked & ((outcome == Outcome.DEFECT) | (outcome == Outcome.GOING))
+    return tuple(int(np.count_nonzero(each)) for each in (asked, broken, asked & ~broken & _held(writes[-1])))  # type: ignore[return-value]
+
+
+def _asked(data: xr.Dataset) -> NDArray[np.bool_]:
+    return np.asarray(data["outcome"].values != Outcome.GOING)
+
+
+def _held(data: xr.Dataset) -> NDArray[np.bool_]:
+    return np.asarray(data["outcome"].values == Outcome.REACHED)
+
+
+def _errors(data: xr.Dataset) -> NDArray[np.float64]:
+    """Relative errors of the cells that a write asked for; 1 for one that cannot be read."""
+    asked = _asked(data)
+    error = np.abs(data["achieved"].values[asked] / data["target"].values[asked] - 1)
+    return np.where(np.isfinite(error), error, 1.0)
 
 
 def times(record: Record, protocol: str, kinds: Mapping[str, Sequence[str]]) -> dict[str, float]:

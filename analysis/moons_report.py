@@ -13,7 +13,7 @@ from analysis import analog_figures as drawn
 from analysis.analog_results import defects, programming
 from analysis.moons_results import MoonsResults, Written, numbers
 from analysis.page import page, write_whole
-from analysis.table import duration
+from analysis.table import duration, percent
 
 FloatArray = NDArray[np.float64]
 
@@ -89,9 +89,9 @@ def headline(found: dict[str, Any]) -> list[str]:
         f"On {dies['written']} of {dies['measured']} dies: f95 {share(found['f95'])}, mean accuracy "
         f"{share(accuracy['mean'])}, noise-free {share(accuracy['noise_free'])}, worst point "
         f"{share(accuracy['worst'])}, measured by analog products.",
-        f"{took['within_tolerance']:.1%} of {took['cells']} healthy cells are in tolerance when the whole array is "
-        f"finished; {took['pulses_per_cell']:.1f} pulses a cell, {took['gave_up']} cells given up, up to "
-        f"{took['passes']} passes.",
+        f"{percent(took['within_tolerance'])} of {took['cells']} cells are in tolerance when the whole array is "
+        f"finished, {took['known_broken']} were known as broken; {took['pulses_per_cell'] or 0:.1f} pulses a cell that "
+        f"works, {took['gave_up']} cells given up, up to {took['passes']} passes.",
     ]
     for name, part in found["others"].items():
         said.append(
@@ -129,9 +129,9 @@ def die_rows(results: MoonsResults) -> list[list[str]]:
         cells = ", ".join(f"{count} {name}" for name, count in broken["cells"].items()) or "-"
         row = [die, cells, ", ".join(broken["lines"]) or "-"]
         if die in done:
-            took = programming([done[die].writes])
-            row += [f"{took['within_tolerance']:.1%}", str(took["gave_up"]), str(took["passes"])]
-            row += [f"{took['pulses_per_cell']:.1f}", f"{done[die].right.mean():.1%}"]
+            took = programming([done[die].writes], whole=True)
+            row += [percent(took["within_tolerance"]), str(took["gave_up"]), str(took["passes"])]
+            row += [f"{took['pulses_per_cell'] or 0:.1f}", f"{done[die].right.mean():.1%}"]
         else:
             row += [f"not written: {why[die]}", "-", "-", "-", "-"]
         rows.append(row)

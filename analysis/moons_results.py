@@ -184,7 +184,7 @@ def numbers(results: MoonsResults) -> dict[str, Any]:
         "by_map": by_map,
         "others": {name: metrics(right) for name, right in results.others.items()},
         "monte_carlo": _monte_carlo(results),
-        "programming": programming(each.writes for each in results.of_dies),
+        "programming": programming((each.writes for each in results.of_dies), whole=True),
         "defects": {die: defects(data) for die, data in results.measured.items()},
         "time": dict(results.time),
         "seed": results.seed,

@@ -93,14 +93,15 @@ def of_die(results: PictureResults, die: str) -> dict[str, Any]:
     data = results.written[die]
     good = functional(results, die)
     error = np.abs(relative_error(results, die))
-    own = error[good]
+    own, took = error[good], programming([[data]])
     return {
         "functional": float(good.mean()),
         "mean_error": float(own.mean()) if own.size else None,
         "worst_error": float(own.max()) if own.size else None,
         "mean_error_all_cells": float(error.mean()),
-        "within_tolerance": float(data.attrs["within_tolerance"]),
-        "gave_up": programming([[data]])["gave_up"],
+        "within_tolerance": took["within_tolerance"],
+        "known_broken": took["known_broken"],
+        "gave_up": took["gave_up"],
         "passes": int(data.attrs["passes"]),
         "pulses_per_cell": float(data.attrs["pulses_per_cell"]),
     }

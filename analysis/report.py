@@ -25,6 +25,8 @@ from analysis.table import counted, duration, percent, points, rows, title
 AGREEMENT_LIMIT = 0.02
 EXTRA_FAILURES_LIMIT = 0.01
 WRITABLE_WRONG_LIMIT = 1e-3
+#: Share of the programmed cells that may not hold what was asked, whatever the reason, known defects among them.
+NOT_VERIFIED_LIMIT = 0.05
 WORST_DIES = 5
 COUNTED = (
     ("cells", "cells programmed"),
@@ -200,7 +202,8 @@ def _programmed(results: LotResults, numbers: dict[str, Any]) -> Check:
     failed = 1 - part.get("verified", 0) / part["cells"]
     text = f"{percent(failed, 2)} of the programmed cells did not verify"
     if part.get("writable_wrong") is not None:
-        verdict = "ok" if part["writable_wrong"] <= WRITABLE_WRONG_LIMIT * part["cells"] else "look"
+        few = part["writable_wrong"] <= WRITABLE_WRONG_LIMIT * part["cells"] and failed <= NOT_VERIFIED_LIMIT
+        verdict = "ok" if few else "look"
         return Check(
             what, verdict, f"{text}; {counted(int(part['writable_wrong']), 'cell')} of them could have been written"
         )

@@ -48,9 +48,11 @@ class DieScore:
         Those found that also have the right class.
     lines_true, lines_found, lines_right : int
         Dead lines.
+    asked, right : int
+        Cells that the last schedule asked for, broken ones among them, and those truly in the state it asked for: P or
+        AP, or a conductance within the schedule's tolerance, as a read without noise would show it.
     healthy, in_state : int
-        Truly healthy cells that the last schedule wrote, and those truly in the state it asked for: P or AP, or a
-        conductance within the schedule's tolerance, as a read without noise would show it.
+        The same of truly healthy cells: what can be held against the writing.
     """
 
     die: str
@@ -61,6 +63,8 @@ class DieScore:
     lines_true: int
     lines_found: int
     lines_right: int
+    asked: int
+    right: int
     healthy: int
     in_state: int
 
@@ -87,8 +91,12 @@ def score(record: Record, truth_file: Path) -> list[DieScore]:
     return scores
 
 
-def totals(scores: list[DieScore]) -> dict[str, float]:
-    """Recall, precision and the share of healthy cells in their state, over all dies (1 where there is nothing)."""
+def totals(scores: list[DieScore]) -> dict[str, float | None]:
+    """Shares of cells in their state, of all asked for and of the healthy ones (None where nothing was written); recall
+    and precision of defects and lines, over all dies (1 where there are none)."""
+
+    def share(part: str, whole: str) -> float | None:
+        return ratio(part, whole) if sum(getattr(s, whole) for s in scores) else None
 
     def ratio(part: str, whole: str) -> float:
         whole_sum = sum(getattr(s, whole) for s in scores)
@@ -96,7 +104,8 @@ def totals(scores: list[DieScore]) -> dict[str, float]:
 
     return {
         "dies": len(scores),
-        "in_state": ratio("in_state", "healthy"),
+        "right": share("right", "asked"),
+        "in_state": share("in_state", "healthy"),
         "defect_recall": ratio("defects_right", "defects_true"),
         "defect_precision": ratio("defects_right", "defects_found"),
         "class_right": ratio("class_right", "defects_right"),
@@ -167,6 +176,8 @@ def _score_die(name: str, place: int, truth: dict[str, Any], record: _Found, pro
         lines_true=len(lines),
         lines_found=len(found_lines),
         lines_right=len(lines & found_lines),
+        asked=int(asked.sum()),
+        right=int((alive & asked & right).sum()),
         healthy=int(healthy.sum()),
         in_state=int((healthy & right).sum()),
     )

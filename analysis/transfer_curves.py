@@ -201,8 +201,8 @@ def _loop_said(found: dict[str, Any]) -> list[str]:
         f"with {sum(loop['reached'])} of {len(loop['reached'])} seeds.",
         f"Closed loop on the array device, {device['dies']} dies: f95 {told(metrics['f95'])}, mean accuracy "
         f"{told(metrics['mean'])}, noise-free {told(metrics['noise_free'])}; {device['within_tolerance']:.1%} of the "
-        f"written cells are in tolerance when the whole array is finished, {device['pulses_per_cell']:.0f} pulses a "
-        f"cell.",
+        f"cells, stuck ones among them, are in tolerance when the whole array is finished, "
+        f"{device['pulses_per_cell']:.0f} pulses a cell.",
     ]
 
 

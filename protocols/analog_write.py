@@ -23,11 +23,9 @@ from mapping.touch_up import TouchUp
 from protocols.bench import Bench, Die
 from protocols.marks import step
 from protocols.reading import read_ranging
+from protocols.verdicts import PASSING_SHARE
 
 DIMS = ("kernel", "row", "column")
-
-#: A die passes if at least this share of its healthy cells is in tolerance when the whole array is finished.
-PASSING_SHARE = 0.95
 
 
 @step(step_names.WRITE_ANALOG)
@@ -35,8 +33,8 @@ def write_analog(bench: Bench, die: Die, *, schedule: AnalogSchedule, found: Ana
     """Bring the cells of a schedule to their conductances, and keep them there until the whole array is finished.
 
     It reads before it pulses, so that a step cut in the middle and begun again never fires at a cell that is right.
-    Cells that `found` holds for broken are not pulsed, but reported. Verdict ``pass`` if at least 95 % of the other
-    cells are in tolerance in a read of all after the last pulse.
+    Cells that `found` holds for broken are not pulsed, but reported. Verdict ``pass`` if at least 95 % of all cells
+    that have a target, broken ones among them, are in tolerance in a read of all after the last pulse.
 
     Returns
     -------
@@ -44,10 +42,11 @@ def write_analog(bench: Bench, die: Die, *, schedule: AnalogSchedule, found: Ana
         Of every cell ``[kernel, row, column]``: `target`, `achieved` (by the read of all at the end), `outcome`
         (`mapping.converge.Outcome`: 1 within its tolerance, above that why it was given up), `pulses`; of the first
         pass `order` (its place, -1 for none), `written` and `after_pass` (conductance when its own write ended, and
-        when the pass had ended, so their difference is the drift). `within` is the share of the healthy cells in
-        tolerance after each pass. Counts are attributes: `cells`, `healthy`, `within_tolerance` (a share of the
-        healthy ones), `mean_error` (relative, healthy cells), `gave_up`, `reasons`, `passes`, `pulses`,
-        `pulses_per_cell`.
+        when the pass had ended, so their difference is the drift). `within` is the share of the cells with a target
+        that are in tolerance after each pass. Counts are attributes: `cells` (that have a target), `known_broken` and
+        `healthy` (those among them that `found` holds for broken, and the others), `within_tolerance` (a share of
+        `cells`), `mean_error` (relative, of `cells`; one that cannot be read counts as 100 % off), `gave_up`,
+        `reasons`, `passes`, `pulses`, `pulses_per_cell` (of the healthy ones, which alone are pulsed).
 
     Raises
     ------
@@ -188,25 +187,25 @@ class _Write:
         return read_everything(self.bench, self.settings)
 
     def _share(self, read: FloatArray) -> float:
-        healthy = self.work.wanted & self.writable
-        return float((self.work.within(read) & healthy).sum() / max(1, healthy.sum()))
+        return float(self.work.within(read).sum() / max(1, self.work.wanted.sum()))
 
     def _result(self, read: FloatArray) -> xr.Dataset:
         work, settings = self.work, self.settings
         wanted, healthy = work.wanted, work.wanted & self.writable
         outcome, share = work.outcome(read), self._share(read)
         reasons = Counter(Outcome(int(code)).words for code in outcome[outcome > Outcome.REACHED])
-        error = np.abs(read - work.goal)[healthy] / work.goal[healthy]
-        failed = share < PASSING_SHARE
-        said = ", ".join(f"{count} {words}" for words, count in reasons.most_common())
-        why = f"{share:.1%} of {int(healthy.sum())} healthy cells are in tolerance: {said}"
+        error = np.abs(read - work.goal)[wanted] / work.goal[wanted]
+        failed = not share >= PASSING_SHARE
+        said = ", ".join(f"{count} {words}" for words, count in reasons.most_common()) or "none was asked for"
+        why = f"{share:.1%} of {int(wanted.sum())} cells are in tolerance: {said}"
         attrs = {
             "verdict": "fail" if failed else "pass",
             **({"reason": why} if failed else {}),
             "cells": int(wanted.sum()),
             "healthy": int(healthy.sum()),
+            "known_broken": int((wanted & ~self.writable).sum()),
             "within_tolerance": share,
-            "mean_error": float(np.mean(error[np.isfinite(error)])) if np.isfinite(error).any() else 0.0,
+            "mean_error": float(np.mean(np.where(np.isfinite(error), error, 1.0))) if error.size else 1.0,
             "gave_up": int(np.count_nonzero(outcome > Outcome.REACHED)),
             "reasons": json.dumps(dict(reasons)),
             "passes": work.passes,

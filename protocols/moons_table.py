@@ -9,6 +9,7 @@ from rich.table import Table
 
 from analysis.analog_results import defects, programming
 from analysis.moons_results import MoonsResults, numbers
+from analysis.table import percent
 
 
 def print_moons(console: Console, results: MoonsResults) -> None:
@@ -30,10 +31,10 @@ def die_table(results: MoonsResults) -> Table:
         if die not in done:
             table.add_row(die, said, "not written", *["-"] * 5)
             continue
-        each, took = done[die], programming([done[die].writes])
+        each, took = done[die], programming([done[die].writes], whole=True)
         accuracies = f"{each.right.mean():.1%}", f"{each.right_map.mean():.1%}"
-        counts = str(took["gave_up"]), str(took["passes"]), f"{took['pulses_per_cell']:.1f}"
-        table.add_row(die, said, f"{took['within_tolerance']:.1%}", *counts, *accuracies)
+        counts = str(took["gave_up"]), str(took["passes"]), f"{took['pulses_per_cell'] or 0:.1f}"
+        table.add_row(die, said, percent(took["within_tolerance"]), *counts, *accuracies)
     return table
 
 

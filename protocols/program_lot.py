@@ -65,8 +65,7 @@ def _program_die(run: Run, die: Die, plan: WriteSchedule, v_read: float) -> list
         return [die.name, found.attrs.get("reason", "too few good cells")]
     measured = DieRecord.from_dataset(found)
     a = run.step(program, die, schedule=plan, die_record=measured).attrs
-    broken = a["gave_up"] - a["writable_wrong"]
-    counts = (a["cells"], a["verified"], a["gave_up"], broken, a["pulses"])
+    counts = (a["cells"], a["verified"], a["gave_up"], a["known_broken"], a["pulses"])
     return [die.name, a["verdict"], *map(str, counts)]
 
 
@@ -77,7 +76,17 @@ def _program_analog_lot(run: Run, plan: AnalogSchedule, name: str) -> Table:
     check_scheme(run.survey(), plan.scheme)
     check_caps(run.survey(), plan.settings)
     check_tolerance(float(np.nanmin(plan.targets.tolerance[plan.targets.wanted])), plan.settings.averages)
-    columns = ("die", "verdict", "cells", "in tolerance", "mean error", "gave up", "passes", "pulses a cell")
+    columns = (
+        "die",
+        "verdict",
+        "cells",
+        "in tolerance",
+        "mean error",
+        "gave up",
+        "known broken",
+        "passes",
+        "pulses a cell",
+    )
     table, said = Table(*columns, title=name), list[str]()
     for die in run.dies():
         row = [die.name, "could not be done"]
@@ -105,7 +114,7 @@ def _program_analog_die(run: Run, die: Die, plan: AnalogSchedule, said: list[str
         return [die.name, "not written"]
     a = run.step(write_analog, die, schedule=plan, found=measured).attrs
     shares = f"{a['within_tolerance']:.1%}", f"{a['mean_error']:.2%}"
-    counts = str(a["gave_up"]), str(a["passes"]), f"{a['pulses_per_cell']:.1f}"
+    counts = str(a["gave_up"]), str(a["known_broken"]), str(a["passes"]), f"{a['pulses_per_cell']:.1f}"
     return [die.name, a["verdict"], str(a["cells"]), *shares, *counts]
 
 

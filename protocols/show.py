@@ -227,14 +227,16 @@ def show_score(folder: Path, truth: Path, json_path: Path | None) -> None:
     whole = totals(scores)
     if json_path is not None:
         write_whole(json_path, dump_json(whole | {"per_die": [asdict(s) for s in scores]}))
-    table = Table("die", "cells in state", "hard defects", "found", "right", "lines", "found", "right")
+    table = Table(
+        "die", "cells in state", "of the healthy", "hard defects", "found", "right", "lines", "found", "right"
+    )
     for s in scores:
         counts = (s.defects_true, s.defects_found, s.defects_right, s.lines_true, s.lines_found, s.lines_right)
-        table.add_row(s.die, f"{s.in_state} of {s.healthy}", *map(str, counts))
+        table.add_row(s.die, f"{s.right} of {s.asked}", f"{s.in_state} of {s.healthy}", *map(str, counts))
     shown = console()
     shown.print(table)
     for name, value in whole.items():
-        shown.print(f"{name.replace('_', ' '):18} {value:.5g}")
+        shown.print(f"{name.replace('_', ' '):18} {'-' if value is None else f'{value:.5g}'}")
 
 
 def _say_how_to_go_on(console: Console, how: str, out: Path) -> None:

@@ -15,6 +15,10 @@ BINS = {"pass": 1, "fail": 2, "inconclusive": 3, "skipped": 4, "aborted": 5, "er
 #: What a step may say in ``attrs["verdict"]``, from best to worst.
 OF_STEPS = ("pass", "inconclusive", "fail")
 
+#: Share of all cells of a schedule that must hold what was asked for a write to pass, known defects among them: with
+#: fewer, part of the network is not on the die, whoever is to blame (assumed).
+PASSING_SHARE = 0.95
+
 
 class VerdictError(ValueError):
     """There is no such verdict."""

@@ -91,3 +91,31 @@ PASSIVE_64X64 = ArrayGeometry.tiled(rows=64, columns=64, blocks=1, block_rows=64
 
 #: Geometries that have a name on the command line.
 NAMED = {"mtj-20k": MTJ_20K, "passive-8x8": PASSIVE_8X8, "passive-64x64": PASSIVE_64X64}
+
+
+class CellKindError(ValueError):
+    """Weights are coded for cells that the die does not have; the message says what to choose."""
+
+
+def check_cells(geometry: ArrayGeometry, *, analog: bool) -> None:
+    """Refuse conductances for cells with gates, and states for cells without, where the geometry tells which it has.
+
+    A passive die is one array; a die of several kernels has cells with gates. A single array of another size than the
+    named ones may be either: the station refuses what its dies are not.
+
+    Raises
+    ------
+    CellKindError
+        With the geometries and codings that go together.
+    """
+    passive = geometry in (PASSIVE_8X8, PASSIVE_64X64)
+    if analog and geometry.kernels > 1:
+        raise CellKindError(
+            f"--coding analog: dies of {geometry.kernels} kernels have cells with a gate each, which hold two states; "
+            "choose --geometry passive-8x8 or passive-64x64, or --coding binary or ternary"
+        )
+    if passive and not analog:
+        raise CellKindError(
+            f"a passive die of {geometry.rows} x {geometry.columns} cells has no gates: its cells are written by "
+            "--coding analog; choose that, or --geometry mtj-20k"
+        )

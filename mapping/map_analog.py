@@ -15,7 +15,7 @@ from mapping.analog_schedule import AnalogSchedule, Parallel, build_analog_sched
 from mapping.conductance_targets import ConductanceTargets, TargetError
 from mapping.converge import ARRAY, ConvergeToTarget
 from mapping.differential_pairs import PHYSICAL, PairMap
-from mapping.geometry import ArrayGeometry
+from mapping.geometry import ArrayGeometry, check_cells
 from mapping.placement import Placement, place
 from mapping.schedule import file_digest
 from mapping.touch_up import Passes
@@ -64,9 +64,10 @@ def map_analog(
 
     Raises
     ------
-    FileNotFoundError, WeightsError, DoesNotFitError, TargetError
+    FileNotFoundError, WeightsError, DoesNotFitError, TargetError, CellKindError
         What is wrong with file, network or die, before anything is done.
     """
+    check_cells(geometry, analog=True)
     if pairs.low <= 0:
         raise TargetError(
             f"the {pairs.name} map has conductances down to {pairs.low:g} S, which no device has: it repeats published "
@@ -81,6 +82,11 @@ def map_analog(
         "die": die.die if die is not None else None,
     }
     if _is_moons(matrices, biases, geometry):
+        if copies is not None:
+            raise WeightsError(
+                f"{Path(weights_path).name} is a network of 2-8-1 with biases, which fills one array of 8 x 8; leave "
+                "--copies out"
+            )
         g, placement = _moons_cells(matrices, biases, pairs), None
         provenance |= {"layout": "2-8-1 in one array"}
     else:

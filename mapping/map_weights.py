@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mapping.die_record import DieRecord
-from mapping.geometry import ArrayGeometry
+from mapping.geometry import ArrayGeometry, check_cells
 from mapping.placement import place
 from mapping.schedule import PulseSettings, StationTimes, VerifyRule, WriteSchedule, build_schedule, file_digest
 from mapping.weights import Coding, layers_from, load_weights
@@ -46,9 +46,10 @@ def map_weights(
 
     Raises
     ------
-    FileNotFoundError, mapping.weights.WeightsError, mapping.placement.DoesNotFitError
+    FileNotFoundError, mapping.weights.WeightsError, mapping.placement.DoesNotFitError, CellKindError
         What is wrong with the file or the network, before anything is done.
     """
+    check_cells(geometry, analog=False)
     layers = layers_from(load_weights(weights_path), coding, binarise=binarise, order=order)
     shapes = [(layer.weights.shape[1], layer.weights.shape[0]) for layer in layers]
     placement = place(shapes, geometry, copies, avoid=die, rows_per_multiply=[rows_per_multiply] * len(shapes))

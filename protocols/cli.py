@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -114,8 +115,9 @@ def run(
     from protocols.parameters import parse
     from protocols.show import run_and_show
 
+    _refuse_for_run(context, station, golden)
     function = find(name)
-    parameters = parse(function, _assignments(settings or []) | _options(context.args))
+    parameters = parse(function, _parameters(settings, context.args))
     _check_json(json)
     folder = out or Path("runs") / f"{Path(name.split(':')[0]).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     chosen = selection.of_options(seed, dies, only, skip, retest, retest_bin, stop_after, golden, golden_every)
@@ -141,6 +143,7 @@ def sim(
 
 @app.command(name="map")
 def map_(
+    context: typer.Context,
     weights: Annotated[Path, typer.Argument(help="State dict: .safetensors, .pt (weights only) or .npz")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Schedule file to write.")],
     geometry: Annotated[
@@ -159,16 +162,20 @@ def map_(
 ) -> None:
     """Place trained weights on a die and write the schedule that programs them."""
     from protocols.map_command import map_analog_to_file, map_to_file
+    from protocols.options import refuse
 
     if coding == "analog":
+        refuse(context, "binarise", "rows", only="with --coding binary or ternary")
         how = {"pairs": pairs, "scheme": scheme, "parallel": parallel, "copies": copies, "die": die}
         map_analog_to_file(weights, output, geometry, tolerance=tolerance, cap=cap, **how)  # type: ignore[arg-type]
         return
+    refuse(context, "pairs", "scheme", "parallel", "tolerance", "cap", only="with --coding analog")
     map_to_file(weights, output, geometry, coding, binarise, copies, rows, die)
 
 
 @app.command()
 def program(
+    context: typer.Context,
     schedule: Annotated[Path, typer.Argument(help="Schedule file made by xbar map.")],
     station: StationFile = None,
     lot: LotName = "mtj",
@@ -187,9 +194,13 @@ def program(
 ) -> None:
     """Program a schedule onto the dies of a station by write-verify, and say what came out."""
     from protocols import selection
+    from protocols.options import refuse
     from protocols.program_lot import program_lot
     from protocols.show import run_and_show
 
+    _refuse_for_run(context, station, golden)
+    if station is not None:
+        refuse(context, "seed", only="at a simulated station, without --station")
     folder = out or Path("runs") / f"program-{time.strftime('%Y%m%d-%H%M%S')}"
     chosen = selection.of_options(seed, dies, only, skip, retest, retest_bin, stop_after, golden, golden_every)
     where = (folder, station, lot, chosen, None)
@@ -211,12 +222,15 @@ def plan(
     """Say what a run would do, what that costs and whether it can work, without a station."""
     from protocols.catalogue import find, lot_of, name_in_record
     from protocols.console import console
+    from protocols.options import refuse
     from protocols.parameters import parse
     from protocols.plan import plan_protocol
     from protocols.plan_table import show_plan
 
+    if like is not None:
+        refuse(context, "lot", only="without --like, which tells the kind of die")
     function = find(name)
-    parameters = parse(function, _assignments(settings or []) | _options(context.args))
+    parameters = parse(function, _parameters(settings, context.args))
     where: dict[str, Any] = {"station": station, "like": like, "lot": lot or lot_of(name)}
     planned = plan_protocol(function, name_in_record(name), parameters, dies=dies, seed=seed, **where)
     show_plan(console(), planned)
@@ -226,6 +240,7 @@ def plan(
 
 @app.command()
 def resume(
+    context: typer.Context,
     folder: Folder,
     yes: Annotated[bool, typer.Option("--yes", help="Do anew what has changed since.")] = False,
     stop_after: Annotated[
@@ -239,11 +254,14 @@ def resume(
 ) -> None:
     """Go on with a run that did not finish, as it was started; or let a paused one go on."""
     from protocols import selection
+    from protocols.options import given
     from protocols.resume import resume as go_on
 
-    given = _assignments(settings or [])
+    changed = _assignments(settings or [])
     skipped = selection.names(skip)
-    go_on(folder, yes=yes, stop_after=stop_after, assignments=given, skip=skipped, lease=_seconds(lease), trust=trust)
+    more = given(context, "yes", "stop_after", "settings", "skip", "lease")
+    how: dict[str, Any] = {"yes": yes, "stop_after": stop_after, "assignments": changed, "skip": skipped}
+    go_on(folder, lease=_seconds(lease), trust=trust, given=more, **how)
 
 
 @app.command()
@@ -271,6 +289,7 @@ def status(folder: Folder, json: Annotated[bool, typer.Option("--json", help="As
 
 @app.command()
 def simulate(
+    context: typer.Context,
     what: Annotated[
         str,
         typer.Argument(
@@ -291,12 +310,16 @@ def simulate(
     maps: Annotated[str, typer.Option("--map", help="tio2-transfers: physical, paper or both.")] = "both",
 ) -> None:
     """Compare methods over many simulated lots or transfers, without the wire."""
+    from protocols.options import refuse
+
     folder = out or Path("runs") / f"{what}-{time.strftime('%Y%m%d-%H%M%S')}"
     if what == "mtj-lots":
+        refuse(context, "transfers", "moons", "maps", only="in xbar simulate tio2-transfers")
         from protocols.simulate import simulate_lots
 
         simulate_lots(folder, lot=lot, seeds=range(seed, seed + seeds), dies=dies, epochs=epochs)
     elif what == "tio2-transfers":
+        refuse(context, "dies", "lot", only="in xbar simulate mtj-lots")
         from protocols.simulate_transfers import simulate_transfers
 
         every = range(seed, seed + seeds)
@@ -390,18 +413,46 @@ def _seconds(text: str) -> float:
         raise typer.BadParameter(f"--lease: {error}") from error
 
 
+def _refuse_for_run(context: typer.Context, station: Path | None, golden: str | None) -> None:
+    """Refuse options of a run that would change nothing."""
+    from protocols.options import refuse
+
+    if station is not None:
+        refuse(context, "lot", only="at a simulated station, without --station")
+    if golden is None:
+        refuse(context, "golden_every", only="with --golden")
+
+
+def _parameters(settings: list[str] | None, arguments: list[str]) -> dict[str, str]:
+    """Parameters of a protocol, by ``--set`` and as options of their own."""
+    assigned, named = _assignments(settings or []), _options(arguments)
+    twice = {name.replace("-", "_") for name in assigned} & {name.replace("-", "_") for name in named}
+    if twice:
+        raise typer.BadParameter(f"{min(twice)} is given twice, with --set and as an option; give it once")
+    return assigned | named
+
+
+def _once(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Pairs as a dict; a name that stands twice is refused, where the last one would be taken in silence."""
+    names = [name.replace("-", "_") for name, _ in pairs]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise typer.BadParameter(f"{twice[0]} is given twice; give it once")
+    return dict(pairs)
+
+
 def _assignments(items: list[str]) -> dict[str, str]:
     """``["a=1", "b=100mV"]`` as a dict."""
     pairs = [item.partition("=") for item in items]
     bad = [name for name, equals, _ in pairs if not equals]
     if bad:
         raise typer.BadParameter(f"--set takes name=value, got {bad[0]!r}")
-    return {name.strip(): value.strip() for name, _, value in pairs}
+    return _once([(name.strip(), value.strip()) for name, _, value in pairs])
 
 
 def _options(arguments: list[str]) -> dict[str, str]:
     """``["--images", "200", "--mnist=X"]`` as a dict: parameters of the protocol given as options."""
-    given, rest = {}, list(arguments)
+    given, rest = list[tuple[str, str]](), list(arguments)
     while rest:
         word = rest.pop(0)
         if not word.startswith("--"):
@@ -409,8 +460,8 @@ def _options(arguments: list[str]) -> dict[str, str]:
         name, equals, value = word[2:].partition("=")
         if not equals and (not rest or rest[0].startswith("--")):
             raise typer.BadParameter(f"--{name} needs a value")
-        given[name] = value if equals else rest.pop(0)
-    return given
+        given.append((name, value if equals else rest.pop(0)))
+    return _once(given)
 
 
 def _check_json(path: Path | None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -141,8 +140,12 @@ def settings_with(*, tolerance: float, cap: float | None) -> ConvergeToTarget:
         settings = replace(ARRAY, tolerance=tolerance)
         if cap is None:
             return settings
-        if not ARRAY.start <= cap < math.inf:  # written so that NaN is refused: it would leave the caps as they are
-            raise ValueError(f"a cap of {cap:g} V: ramps start at {ARRAY.start:g} V; give more, such as 1.6V")
+        highest = max(ARRAY.cap_set, -ARRAY.cap_reset)
+        if not ARRAY.start <= cap <= highest:  # written so that NaN is refused: it would leave the caps as they are
+            raise ValueError(
+                f"a cap of {cap:g} V: ramps start at {ARRAY.start:g} V and end at {highest:g} V; give something "
+                "between, such as 1.6V"
+            )
         cap_set, cap_reset = min(ARRAY.cap_set, cap), max(ARRAY.cap_reset, -cap)
         return replace(settings, cap_set=cap_set, cap_reset=cap_reset, pulses_at_cap=PULSES_AT_LOW_CAP)
     except ValueError as error:

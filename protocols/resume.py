@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,7 @@ def resume(
     skip: tuple[str, ...] = (),
     lease: float = LEASE,
     trust: bool = False,
+    given: Sequence[str] = (),
 ) -> None:
     """Go on with the newest run of a lot that did not finish; a run that is paused goes on by itself.
 
@@ -100,6 +101,8 @@ def resume(
         Parameters of the protocol that are to be others.
     trust : bool
         Import the script that the record names though it is not known to be the user's own.
+    given : sequence of str
+        Options that the user gave, which a run that only pauses cannot take.
 
     Raises
     ------
@@ -111,7 +114,7 @@ def resume(
         1 if something has changed and `yes` was not given: nothing has moved.
     """
     folder = folder.resolve()
-    if _told_to_go_on(folder):
+    if _told_to_go_on(folder, given):
         return
     with Record.open(folder, create=False, write=False) as record:
         run = unfinished(record)
@@ -317,13 +320,13 @@ def _computations_of(record: Record, run: int) -> dict[str, list[Step]]:
     return used
 
 
-def _told_to_go_on(folder: Path) -> bool:
+def _told_to_go_on(folder: Path, given: Sequence[str]) -> bool:
     """Whether a process holds the run and was told to go on.
 
     Raises
     ------
     ResumeError
-        If it is not paused.
+        If it is not paused, or is to go on otherwise than it was started.
     """
     alive = running(folder)
     if alive is None:
@@ -332,6 +335,11 @@ def _told_to_go_on(folder: Path) -> bool:
         raise ResumeError(
             f"run {alive['id']} of {folder} is being done by process {alive['pid']}; xbar status {folder} shows it, "
             f"xbar pause or xbar abort {folder} interrupts it"
+        )
+    if given:
+        raise ResumeError(
+            f"run {alive['id']} of {folder} is paused and goes on as it was started: {', '.join(given)} has an effect "
+            f"only on a run that ended; leave it out, or xbar abort {folder} first"
         )
     send_request(folder, "resume")
     say(f"run {alive['id']} goes on")

@@ -86,6 +86,22 @@ def test_a_second_round_does_not_hide_what_could_not_be_written():
     assert took["pulses_per_cell"] == pytest.approx((640 + 62) / 64)
 
 
+def test_what_is_known_as_broken_is_part_of_the_whole():
+    """A third of the cells is left out, or all are: neither is 100 % in tolerance."""
+    third = [(row, column) for row in range(8) for column in range(3)][:21]
+    took = programming([[write(left_out=third)]], whole=True)
+    assert (took["cells"], took["known_broken"], took["gave_up"]) == (64, 21, 0)
+    assert took["within_tolerance"] == 43 / 64 and took["pulses_per_cell"] == 10
+    broken = write()
+    broken["outcome"][:] = Outcome.DEFECT
+    took = programming([[broken]])
+    assert (took["cells"], took["known_broken"], took["within_tolerance"]) == (64, 64, 0.0)
+    assert took["pulses_per_cell"] is None
+    unread = write()
+    unread["achieved"][0, 0] = np.nan
+    assert programming([[unread]])["mean_error"] == pytest.approx((8 + 56 * 0.002) / 64)
+
+
 def test_f95_wants_every_die_of_a_few_and_nothing_is_made_up_where_nothing_was_measured():
     right = np.array([[True, True, False, True], [True, False, False, True]])
     assert metrics(right) == {"f95": 0.5, "mean": 5 / 8, "worst": 0.0}

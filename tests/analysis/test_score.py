@@ -166,7 +166,7 @@ def test_a_die_measured_again_holds_nothing_any_more(made_up):
     ]
     (only,) = made_up.scores(*steps)
     assert only.healthy == 0 and only.defects_right == 4
-    assert totals([only])["in_state"] == 1.0
+    assert totals([only])["in_state"] is None and totals([only])["right"] is None  # nothing is no success
 
 
 def test_a_die_that_could_not_be_measured_is_left_out(made_up):

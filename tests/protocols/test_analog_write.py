@@ -18,7 +18,7 @@ from mapping.conductance_targets import ConductanceTargets, TargetError
 from mapping.converge import ARRAY, Outcome
 from mapping.die_record import CellClass
 from mapping.touch_up import Passes
-from protocols.analog_write import drift, gave_up, pulses_for, write_analog
+from protocols.analog_write import _Write, drift, gave_up, pulses_for, write_analog
 from protocols.bench import Bench, Die
 from protocols.characterise_analog import PROBE, measure_analog, within_caps
 
@@ -82,15 +82,34 @@ def pulses_in(log):
 
 
 def test_the_whole_array_ends_in_tolerance(written, measured):
-    healthy = measured.writable & (written["outcome"].values != Outcome.GOING)
-    error = np.abs(written["achieved"].values / written["target"].values - 1)[healthy]
+    asked = ~np.isnan(written["target"].values)
+    error = np.abs(written["achieved"].values / written["target"].values - 1)[asked]
     a = written.attrs
     assert a["verdict"] == "pass" and a["within_tolerance"] == np.mean(error <= 0.01) >= 0.95
+    assert a["mean_error"] == pytest.approx(np.mean(np.nan_to_num(error, nan=1.0)))
+    assert a["cells"] == asked.sum() == a["healthy"] + a["known_broken"]
     assert a["passes"] == written.sizes["pass"] and written["within"].values[-1] == a["within_tolerance"]
     assert a["pulses"] == written["pulses"].values.sum() and 15 < a["pulses_per_cell"] < 60
     broken = [(cell, why) for cell, why in gave_up(written) if why == Outcome.DEFECT]
     assert len(broken) == np.count_nonzero(~measured.writable)
     assert written["pulses"].values[~measured.writable].sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "verdict"), [((), "pass"), ((2,), "fail"), ((0, 1, 2), "fail"), (range(8), "fail")],
+)  # fmt: skip
+def test_a_verdict_is_of_the_whole_schedule(bench, measured, schedule, rows, verdict):
+    """What is known to be broken is not held against the writing, but it is not on the die either."""
+    classes = np.full(schedule.geometry.shape, CellClass.GOOD, np.uint8)
+    classes[:, list(rows)] = CellClass.STUCK_LRS
+    work = _Write(bench, schedule, replace(measured, cell_class=classes))
+    read = np.where(classes == CellClass.GOOD, schedule.targets.g, 1e-3)
+    read[:, 7, 7] = np.nan  # one cell cannot be read
+    a = work._result(read).attrs
+    missing = 8 * len(rows) + (7 not in rows)
+    assert a["verdict"] == verdict and a["within_tolerance"] == 1 - missing / 64
+    assert (a["cells"], a["known_broken"]) == (64, 8 * len(rows)) and ("reason" in a) == (verdict == "fail")
+    assert a["mean_error"] >= 1 / 64 and (a["mean_error"] > 0.1 or not rows)
 
 
 def test_drift_is_told_against_the_order_of_the_first_pass(written, measured):

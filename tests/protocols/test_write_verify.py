@@ -11,7 +11,7 @@ from mapping.die_record import HARD_DEFECTS, CellClass, DieRecord
 from mapping.placement import place
 from mapping.schedule import PulseSettings, build_schedule
 from protocols.characterise import measure_states
-from protocols.write_verify import program
+from protocols.write_verify import _outcome, program
 
 SHAPE = (32, 25, 25)
 
@@ -104,7 +104,40 @@ def test_broken_cells_are_not_pulsed(bench, die, measured, network):
     given = bench.array.dose() - before
     assert given[:, : len(HARD_DEFECTS)].sum() == 0 and given.sum() > 500
     assert outcome.attrs["writable_wrong"] == 0 and outcome.attrs["gave_up"] > 50
-    assert outcome.attrs["verdict"] == "pass"
+    assert outcome.attrs["known_broken"] > outcome.attrs["gave_up"]
+    assert outcome.attrs["verdict"] == "fail" and "are known as broken" in outcome.attrs["reason"]
+
+
+@pytest.mark.parametrize(
+    ("broken", "wrong", "verdict", "says"),
+    [
+        (0, 0, "pass", ""),
+        (6, 0, "pass", ""),  # 3 of 60 columns of 2 cells each: what is stuck is right by chance half of the time
+        (40, 0, "fail", "80 of 120 cells hold what was asked, 40 are known as broken"),
+        (120, 0, "fail", "0 of 120 cells hold what was asked, 120 are known as broken"),
+        (0, 1, "fail", "1 of 120 writable cells are wrong"),
+        (40, 1, "fail", "79 of 120"),
+    ],
+)
+def test_a_verdict_is_of_the_whole_schedule(network, broken, wrong, verdict, says):
+    schedule = network(7)
+    wanted = np.zeros(SHAPE, bool)
+    wanted.reshape(-1)[np.flatnonzero(schedule.states != DONT_CARE)[:120]] = True
+    schedule = replace(schedule, states=np.where(wanted, schedule.states, DONT_CARE).astype(np.int8))
+    states, classes = schedule.states.copy(), np.zeros(SHAPE, bool)
+    places = np.flatnonzero(wanted)
+    classes.reshape(-1)[places[:broken]] = True
+    off = np.concatenate([places[:broken], places[120 - wrong :]])
+    states.reshape(-1)[off] = np.where(states.reshape(-1)[off] == P, AP, P)
+    a = _outcome(schedule, states, np.ones(SHAPE, np.uint16), wanted, classes).attrs
+    assert (a["verdict"], a["cells"], a["known_broken"]) == (verdict, 120, broken)
+    assert a["verified"] == 120 - broken - wrong == a["cells"] - a["gave_up"] and says in a.get("reason", "")
+
+
+def test_a_schedule_of_nothing_does_not_pass(network):
+    nothing = replace(network(7), states=np.full(SHAPE, DONT_CARE, np.int8))
+    none = np.zeros(SHAPE, bool)
+    assert _outcome(nothing, nothing.states, np.zeros(SHAPE, np.uint16), none, none).attrs["verdict"] == "fail"
 
 
 def test_weak_cells_are_written_as_the_good_ones(bench, die, measured, network):

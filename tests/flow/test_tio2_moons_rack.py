@@ -15,6 +15,7 @@ from mapping.converge import ARRAY, Outcome
 from protocols.bench import DOSE_LIMIT
 
 DIE, SITE, SEED, CURRENT_LIMIT = "c3r6", (3, 6), 1, 5e-3  # it has a stuck cell
+TOLERANCE = 0.08  # a write to the default of 1 % fires some thousand pulses more, each of thirty questions
 #: A rack of which nothing is special.
 STATION = {"lot": "tio2-8x8", "seed": SEED, "rack": {}}
 
@@ -35,7 +36,7 @@ def home(tmp_path_factory):
             "--averages",
             1,
             "--tolerance",
-            0.03,
+            TOLERANCE,
             "--json",
             home / "n.json",
         )
@@ -65,7 +66,7 @@ def test_the_cells_hold_their_targets_when_the_whole_array_is_finished(home, rec
     healthy = last["outcome"].values[0] > Outcome.GOING
     target = last["target"].values[0]
     error = np.abs(held - target)[healthy] / target[healthy]
-    assert healthy.sum() >= 40 and (error <= 0.04).mean() >= 0.9  # read noise of one average beside 3 %
+    assert healthy.sum() >= 40 and (error <= TOLERANCE + 0.01).mean() >= 0.9  # read noise of one average beside it
     assert numbers["programming"]["within_tolerance"] >= 0.9
     assert numbers["dies"]["written"] == 1 and numbers["accuracy"]["mean"] >= 0.85
     assert numbers["programming"]["pulses_per_cell"] == pytest.approx(last.attrs["pulses_per_cell"], rel=0.5)
@@ -81,6 +82,6 @@ def test_no_limit_is_passed_and_every_shot_was_intended_once(entries, record):
     assert_no_mark_came_twice(entries)
     shots = assert_shots_were_intended(entries, record, DIE, ())
     dose = record.dose(DIE, (1, 8, 8))[0]
-    assert shots == len(of_kind(entries, "pulse")) > 500
+    assert shots == len(of_kind(entries, "pulse")) > 300
     assert np.array_equal(dose, dose_of(record, DIE, True)) and dose.max() <= DOSE_LIMIT
     assert_left_safely(entries)

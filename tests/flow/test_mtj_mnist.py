@@ -284,9 +284,17 @@ def _dead_lines(die):
     return len({line.mask.tobytes() for line in made.dead_lines})
 
 
-def test_a_station_that_is_terminated_saves_what_it_knows(tmp_path):
+@pytest.fixture
+def interrupt_ignored():
+    """What is started now has the interrupt ignored, as a job in the background of a script."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_station_in_the_background_of_a_script_ends_at_ctrl_c_and_saves_what_it_knows(tmp_path, interrupt_ignored):
     log = tmp_path / "physical.jsonl"
     with served("mtj", "--log", log, "--truth", tmp_path / "truth.npz", write=tmp_path / "station.yaml") as serving:
-        status = end_served(serving, getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
+        status = end_served(serving)
     assert status == 0
     assert happened(log)[-1]["what"] == "end" and (tmp_path / "truth.npz").is_file()

@@ -22,6 +22,8 @@ from protocols.analog_write import _Write, drift, gave_up, pulses_for, write_ana
 from protocols.bench import Bench, Die
 from protocols.characterise_analog import PROBE, measure_analog, within_caps
 
+pytestmark = pytest.mark.slow
+
 SEED = 1  # its first die has a dead row
 WIDTH = 1.04e-6
 
@@ -145,8 +147,8 @@ def test_what_is_right_is_not_pulsed_again(bench, written, schedule, measured, h
 
 
 def test_lines_at_once_come_to_the_same(bench, measured, how):
-    rng = np.random.default_rng(9)
-    targets = ConductanceTargets.of(measured.geometry, rng.uniform(100e-6, 500e-6, measured.geometry.shape))
+    g = np.random.default_rng(9).uniform(100e-6, 500e-6, measured.geometry.shape)
+    targets = ConductanceTargets.of(measured.geometry, g, tolerance=0.03)
     schedule = build_analog_schedule(targets, how, die=measured, parallel="line")
     before = len(bench.record.readings("c3r6"))
     done = write_analog(bench, go_to(bench, 1), schedule=schedule, found=measured)

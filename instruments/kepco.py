@@ -296,6 +296,8 @@ class KepcoMagnet(Instrument):
     def _bring_down(self, request: int) -> None:
         self._survey()
         if not self._on:
+            self._survey()  # twice: nobody would bring down a magnet that a damaged answer says is off
+        if not self._on:
             return
         self._target = 0.0
         self._ramp(0.0, self._falling_rate(), request)

@@ -40,6 +40,7 @@ from protocols.lot_methods import Methods, Recipes
 from protocols.progress import TimesColumn
 from protocols.provenance import provenance
 from sim_backends.array.lot import Lot, load_lot
+from sim_backends.array.npz import UNREADABLE, read_npz
 
 #: What is swept, each with the others as the lot file has them (whose own value is always among them).
 VALUES: dict[str, tuple[float, ...]] = {
@@ -51,6 +52,7 @@ VALUES: dict[str, tuple[float, ...]] = {
 SOURCES = (training, defects, network, emulation, classify_cells, drawn_dies, lot_methods)
 EMULATED = "every error is emulated from die records; nothing here was measured through arrays"
 FILE = "lots.json"
+_NETWORK_LARGEST = 1 << 24  # bytes of a network that lies beside the results
 CAPTION = (
     "rate in multiples of the lot's own, short and selector in Ohm; statistics are\n"
     "fitted from every other die, both halves are in lots.html and lots.json"
@@ -210,8 +212,12 @@ class _Study:
         """The unaware network of the seed; trained once and kept beside the results."""
         path = self.folder / f"unaware-{methods.seed}.npz"
         if path.is_file():
-            with np.load(path, allow_pickle=False) as file:
-                return BinaryNetwork.from_arrays(dict(file))
+            try:
+                return BinaryNetwork.from_arrays(read_npz(path, _NETWORK_LARGEST))
+            except UNREADABLE as error:
+                raise LotsFolderError(
+                    f"{path} is no network of a study: {error}; remove it, it is trained anew"
+                ) from error
         network = methods.unaware(geometry_of(self.lot), report)
         new = path.with_suffix(".part.npz")
         np.savez(new, **network.to_arrays())  # type: ignore[arg-type]

@@ -27,6 +27,9 @@ from analysis.record_steps import Steps
 _BATCH = "id, run, die, time, tester, actions, after_step, power_on, last_seq"
 _PULSE = "kernel, amplitude, width, count, scheme, shape, mask"
 
+#: A kernel beyond these is no kernel but damage: a dose would take all memory (assumed; boards have 8).
+MOST_KERNELS = 4096
+
 
 @dataclass(frozen=True)
 class Pulse:
@@ -209,7 +212,10 @@ class Ledger(Steps):
                 raise self._damaged_batch(number, die, "was edited or damaged (its seal does not hold)")
             for position, pulse in enumerate(rows):
                 known = True if fired is not None else None if settled is None or frames is None else position < frames
-                found.append(Intent(row[1], number, position, row[3], known, _pulse(pulse)))
+                try:
+                    found.append(Intent(row[1], number, position, row[3], known, _pulse(pulse)))
+                except (ValueError, TypeError) as error:
+                    raise self._damaged_batch(number, die, str(error)) from error
         return found
 
     def pulsed_since(self, die: str, step: int) -> bool:
@@ -289,6 +295,8 @@ def _pulse_row(pulse: Pulse) -> tuple[Any, ...]:
 def _pulse(row: tuple[Any, ...]) -> Pulse:
     kernel, amplitude, width, count, scheme, shape, bits = row
     rows, columns = json.loads(shape)
+    if not (rows > 0 and columns > 0 and rows * columns <= 8 * len(bits) and 0 <= kernel < MOST_KERNELS):
+        raise DamagedError(f"holds a pulse at kernel {kernel} of shape {shape} that cannot be")
     mask = np.unpackbits(np.frombuffer(bits, np.uint8), count=rows * columns, bitorder="little")
     return Pulse(kernel, mask.reshape(rows, columns).astype(bool), amplitude, width, count, scheme)
 

@@ -20,13 +20,12 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from analysis import record_schema_3
 from analysis.ledger import Batch, Intent, Ledger, Pulse
-from analysis.record_database import open_database
+from analysis.record_database import open_database, opened_for_request
 from analysis.record_lock import RecordError, is_held
 from analysis.record_runs import GOING_ON, REQUESTS, VERDICTS, Runs, Verdict
 from analysis.record_steps import COMPUTED, Step, StepRow
@@ -165,7 +164,7 @@ def send_request(folder: Path | str, what: str) -> None:
         raise RecordError(f"{none}; look with xbar status {folder}")
     path = folder / "record.sqlite"
     try:
-        with closing(sqlite3.connect(path, isolation_level=None, timeout=10.0)) as database:
+        with opened_for_request(folder) as database:
             database.execute("INSERT INTO requests (what, sent) VALUES (?,?)", (what, time.time()))
     except sqlite3.Error as error:
         raise RecordError(f"cannot leave the request to {what} in {path}: {error}; try again") from error

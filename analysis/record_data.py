@@ -20,6 +20,9 @@ from analysis.digest import array_digest
 #: floats have about 145 and would take ten times as long to store for nothing, maps of states have a handful.
 _TRIAL_BYTES, _DISTINCT = 256, 96
 
+#: Most bytes of an array: what a damaged or hostile file may ask for (assumed; protocols take up to 50 MB).
+LARGEST = 2**29
+
 #: Key of the one number that JSON has no word for.
 _FLOAT = "$float"
 _FINITE = json.JSONEncoder(allow_nan=False)
@@ -53,8 +56,10 @@ def from_json(text: str) -> Any:
     """The value of `to_json`."""
     try:
         return json.loads(text, object_hook=lambda d: float(d[_FLOAT]) if d.keys() == {_FLOAT} else d)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise DamagedError(f"damaged text ({error})") from error
+    except RecursionError as error:
+        raise DamagedError("damaged text (lists or objects that are nested too deeply)") from error
 
 
 def _dump_finite(value: Any) -> str:
@@ -106,18 +111,27 @@ def get_dataset(variables: str, attrs: str, fetch: Fetch) -> xr.Dataset:
         If an array is missing or is not what was stored.
     """
     found: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
-    for name, is_coordinate, dims, its_attrs, array in from_json(variables):
-        try:
-            found[is_coordinate][name] = (dims, _get_array(array, fetch), its_attrs)
-        except DamagedError as error:
-            raise DamagedError(f"array {name!r} {error}") from error
-    data, coordinates = found
-    return xr.Dataset(data, coords=coordinates, attrs=from_json(attrs))
+    try:
+        for name, is_coordinate, dims, its_attrs, array in from_json(variables):
+            try:
+                found[bool(is_coordinate)][name] = (dims, _get_array(array, fetch), its_attrs)
+            except DamagedError as error:
+                raise DamagedError(f"array {name!r} {error}") from error
+        data, coordinates = found
+        return xr.Dataset(data, coords=coordinates, attrs=from_json(attrs))
+    except DamagedError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise DamagedError(f"its description fits no dataset ({error})") from error
 
 
 def _put_array(db: sqlite3.Connection, array: NDArray[Any], what: str) -> str:
     if array.dtype.kind in "OV":
         raise TypeError(f"{what} has dtype {array.dtype}; a record holds numbers, booleans and fixed-length text")
+    if array.nbytes > LARGEST:
+        raise TypeError(
+            f"{what} has {array.nbytes / 1e6:.0f} MB; a record holds arrays of up to {LARGEST / 1e6:.0f} MB"
+        )
     key, data, stored = array_digest(array), array.tobytes(), "raw"
     middle = max(0, len(data) - _TRIAL_BYTES) // 2
     if len(data) > _TRIAL_BYTES and len(set(data[middle : middle + _TRIAL_BYTES])) < _DISTINCT:
@@ -127,17 +141,30 @@ def _put_array(db: sqlite3.Connection, array: NDArray[Any], what: str) -> str:
     return key
 
 
+def _size(kind: np.dtype[Any], sizes: Any) -> int:
+    """Bytes of an array as it was declared, if that can be."""
+    if kind.kind not in "biufcSUmM" or kind.hasobject:
+        raise ValueError(f"type {kind}")
+    if not isinstance(sizes, list) or not all(type(size) is int and 0 <= size <= LARGEST for size in sizes):
+        raise ValueError(f"shape {str(sizes)[:60]}")
+    size = kind.itemsize * math.prod(sizes)
+    if size > LARGEST:
+        raise ValueError(f"{size} bytes, more than a record holds")
+    return size
+
+
 def _get_array(key: str, fetch: Fetch) -> NDArray[Any]:
-    row = fetch(key)
+    row = fetch(key) if isinstance(key, str) else None
     if row is None:
         raise DamagedError("is missing")
     dtype, shape, stored, data = row
     try:
         kind, sizes = np.dtype(dtype), json.loads(shape)
+        size = _size(kind, sizes)
         if stored == "zlib":  # no more than there should be, whatever the file says
-            data = zlib.decompressobj().decompress(data, kind.itemsize * math.prod(sizes) + 1)
+            data = zlib.decompressobj().decompress(data, size + 1)
         array = np.frombuffer(data, kind).reshape(sizes).copy()
-    except (zlib.error, ValueError, TypeError) as error:
+    except (zlib.error, ValueError, TypeError, RecursionError) as error:
         raise DamagedError(f"was edited or damaged ({error})") from error
     if array_digest(array) != key:
         raise DamagedError("was edited or damaged (its content is not what its hash says)")

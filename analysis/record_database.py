@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import struct
+import tempfile
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from analysis import record_schema_3
+from analysis.record_data import LARGEST
 from analysis.record_lock import RecordError, RecordLock
 from analysis.record_schema import SCHEMA, SCHEMA_VERSION, check_objects
 
@@ -22,49 +26,63 @@ _SCHEMAS = {SCHEMA_VERSION: SCHEMA, record_schema_3.VERSION: record_schema_3.SCH
 
 
 class Database:
-    """An open record file. Every read and change of a record goes through here."""
+    """An open record file. Every read and change of a record goes through here, from one thread at a time."""
 
     def __init__(self, connection: sqlite3.Connection, folder: Path, lock: RecordLock | None) -> None:
         self._db, self._lock = connection, lock
+        self._one_at_a_time = threading.RLock()
         self.folder = folder
         self.path = folder / "record.sqlite"
         self.origin = self.path  # the record that damage is reported of: a copy is as damaged as what it was made of
 
     def close(self) -> None:
         """Close the database and let go of the lock; what was committed stays."""
-        self._db.close()
+        with self._one_at_a_time:
+            self._db.close()
         if self._lock is not None:
             self._lock.release()
+
+    def fold_in(self) -> None:
+        """Write the log beside the file into the file, so that a copy of that alone holds all that was committed.
+
+        As far as readers let it: nobody waits for it, and what cannot be written now stays in the log.
+        """
+        self._must_write()
+        with self._one_at_a_time, suppress(sqlite3.Error):
+            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     @contextmanager
     def _transaction(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
         """One atomic change, whole or not at all; `durable` waits until it would survive a power cut."""
         self._must_write()
-        try:
-            if durable:
-                self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute("BEGIN IMMEDIATE")
-            yield self._db
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise self._cannot_write(error) from error
-        finally:
-            if self._db.in_transaction:  # after a full disk SQLite may have rolled back by itself
-                self._db.execute("ROLLBACK")
-            if durable:
-                self._db.execute("PRAGMA synchronous=NORMAL")
+        with self._one_at_a_time:
+            try:
+                if durable:
+                    self._db.execute("PRAGMA synchronous=FULL")
+                self._db.execute("BEGIN IMMEDIATE")
+                yield self._db
+                self._db.execute("COMMIT")
+            except sqlite3.Error as error:
+                raise self._cannot_write(error) from error
+            finally:
+                if self._db.in_transaction:  # after a full disk SQLite may have rolled back by itself
+                    self._db.execute("ROLLBACK")
+                if durable:
+                    self._db.execute("PRAGMA synchronous=NORMAL")
 
     def _change(self, statement: str, values: Sequence[Any]) -> sqlite3.Cursor:
         """One statement, committed."""
         self._must_write()
         try:
-            return self._db.execute(statement, values)
+            with self._one_at_a_time:
+                return self._db.execute(statement, values)
         except sqlite3.Error as error:
             raise self._cannot_write(error) from error
 
     def _rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         try:
-            return self._db.execute(statement, values).fetchall()
+            with self._one_at_a_time:
+                return self._db.execute(statement, values).fetchall()
         except sqlite3.Error as error:
             raise cannot_read(self.path, error) from error
 
@@ -119,6 +137,13 @@ def open_database(folder: Path, *, create: bool, write: bool) -> tuple[sqlite3.C
         raise
 
 
+@contextmanager
+def opened_for_request(folder: Path) -> Iterator[sqlite3.Connection]:
+    """A record that another process writes, to leave it a request."""
+    with _sound(folder / "record.sqlite", "rw") as database, closing(database):
+        yield database
+
+
 def cannot_read(path: Path, error: Exception | str) -> RecordError:
     """What to say when a file is no sound record."""
     return RecordError(
@@ -131,16 +156,31 @@ def _create(path: Path) -> None:
     """A new record, complete under its name or not there: an empty record.sqlite is always a damaged one."""
     new = path.with_name("record.sqlite.new")
     try:
-        new.unlink(missing_ok=True)
+        _clear(new)
         with closing(_connect(new, "rwc")) as database:
             database.execute(f"PRAGMA page_size={_PAGE_SIZE}")
+            database.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
             if database.execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
                 raise RecordError(f"{path.parent} cannot hold a record (a network drive?); choose another with --out")
-            database.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+        with _sound(new, "ro") as database:  # a full disk may have let go of a part without a word
+            database.close()
+        _clear(new, but_itself=True)
+        with new.open("rb+") as file:
+            os.fsync(file.fileno())
         new.replace(path)
     except (OSError, sqlite3.Error) as error:
+        _clear(new)
         folder = path.parent
         raise RecordError(f"cannot write a record in {folder}: {error}; choose another folder with --out") from error
+    except BaseException:
+        _clear(new)
+        raise
+
+
+def _clear(path: Path, *, but_itself: bool = False) -> None:
+    """Remove a database that is not finished, with what SQLite keeps beside it."""
+    for ending in ("-wal", "-shm", "-journal", *([] if but_itself else [""])):
+        path.with_name(path.name + ending).unlink(missing_ok=True)
 
 
 def _connect_writer(path: Path) -> sqlite3.Connection:
@@ -157,12 +197,32 @@ def _connect_reader(path: Path) -> sqlite3.Connection:
         with _sound(path, "ro") as database:
             return _readable(database)
     except RecordError:
-        logged = path.with_name(path.name + "-wal")
-        if logged.exists():
+        if os.access(path.parent, os.W_OK):
             raise
         # SQLite keeps an index beside a database in use; where that cannot be made nobody writes the record either
-        with _sound(path, "ro&immutable=1") as database:
-            return _readable(database)
+        if not _has_log(path):
+            with _sound(path, "ro&immutable=1") as database:
+                return _readable(database)
+        return _connect_copy(path)
+
+
+def _connect_copy(path: Path) -> sqlite3.Connection:
+    """A record that was copied to a read-only medium with its log: read from a copy in memory."""
+    try:
+        with tempfile.TemporaryDirectory() as home:
+            for ending in ("", "-wal"):
+                shutil.copyfile(path.with_name(path.name + ending), Path(home) / (path.name + ending))
+            memory = _guarded(sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False))
+            with _sound(Path(home) / path.name, "rw") as database, closing(database):
+                database.backup(memory)
+    except OSError as error:
+        raise cannot_read(path, f"its log cannot be copied to {tempfile.gettempdir()}: {error}") from error
+    return _readable(memory)
+
+
+def _has_log(path: Path) -> bool:
+    logged = path.with_name(path.name + "-wal")
+    return logged.exists() and logged.stat().st_size > 0
 
 
 def _readable(database: sqlite3.Connection) -> sqlite3.Connection:
@@ -180,7 +240,7 @@ def _sound(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
     try:
         database = _connect(path, mode)
         version = database.execute("PRAGMA user_version").fetchone()[0]
-        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type='table'")}
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
         if "steps" not in tables:
             raise cannot_read(path, "it is an SQLite database, but not a record")
         schema = _SCHEMAS.get(version)
@@ -222,12 +282,20 @@ def _check_length(path: Path) -> None:
         raise cannot_read(path, "it is not an SQLite database")
     (page,), (pages,) = struct.unpack(">H", header[16:18]), struct.unpack(">I", header[28:32])
     whole = pages * (65536 if page == 1 else page)
-    logged = path.with_name(path.name + "-wal")
-    if size < whole and not (logged.exists() and logged.stat().st_size):
+    if size < whole and not _has_log(path):
         raise cannot_read(path, f"it was cut short, it has {size} of {whole} bytes")
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    database = sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=10.0)
-    database.execute("PRAGMA trusted_schema=OFF")  # a file from elsewhere runs nothing
+    database = sqlite3.connect(
+        f"{path.resolve().as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=10.0, check_same_thread=False
+    )
+    return _guarded(database)
+
+
+def _guarded(database: sqlite3.Connection) -> sqlite3.Connection:
+    """The same connection, such that a file from elsewhere runs nothing and takes no more than a record needs."""
+    database.execute("PRAGMA trusted_schema=OFF")
+    database.execute("PRAGMA cell_size_check=ON")
+    database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST + 4096)
     return database

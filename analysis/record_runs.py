@@ -57,23 +57,26 @@ class Runs(Database):
         """All runs of the lot, oldest first."""
         keys = ("id", "protocol", "started", "ended", "status", "resumes", "pid", "provenance")
         rows = self._rows(f"SELECT {', '.join(keys)} FROM runs ORDER BY id")
-        return [dict(zip(keys, (*row[:-1], self._parsed(row[-1])), strict=True)) for row in rows]
+        return [dict(zip(keys, (*row[:-1], self._parsed(row[-1], f"run {row[0]}")), strict=True)) for row in rows]
 
     def event(self, run: int, kind: str, message: str, die: str = "", **data: Any) -> None:
         """Note something that happened."""
-        row = (run, die, time.time(), kind, message, to_json(data, kind))
+        row = (run, die, time.time(), kind, _storable(message), to_json(data, kind))
         self._change("INSERT INTO events (run, die, time, kind, message, data) VALUES (?,?,?,?,?,?)", row)
 
     def events(self, kind: str | None = None) -> list[dict[str, Any]]:
         """Events, oldest first, of one kind or all."""
         keys = ("run", "die", "time", "kind", "message", "data")
-        rows = self._rows(f"SELECT {', '.join(keys)} FROM events WHERE ?1 IS NULL OR kind=?1 ORDER BY id", (kind,))
-        return [dict(zip(keys, (*row[:-1], self._parsed(row[-1])), strict=True)) for row in rows]
+        rows = self._rows(f"SELECT {', '.join(keys)}, id FROM events WHERE ?1 IS NULL OR kind=?1 ORDER BY id", (kind,))
+        return [
+            dict(zip(keys, (*row[:-2], self._parsed(row[-2], f"event {row[-1]} of run {row[0]}")), strict=True))
+            for row in rows
+        ]
 
     def set_verdict(self, run: int, die: str, verdict: str, *, bin: int, reason: str = "") -> None:
         """Say what became of a die in a run; the newest holds."""
         _check(verdict, VERDICTS)
-        row = (run, die, verdict, bin, reason, time.time())
+        row = (run, die, verdict, bin, _storable(reason), time.time())
         self._change("INSERT INTO verdicts (run, die, verdict, bin, reason, time) VALUES (?,?,?,?,?,?)", row)
 
     def verdicts(self) -> dict[str, Verdict]:
@@ -95,6 +98,7 @@ class Runs(Database):
 
     def keep_source(self, text: str) -> str:
         """Store a source text once; returns its SHA-256."""
+        text = _storable(text)
         digest = hashlib.sha256(text.encode()).hexdigest()
         if not self._rows("SELECT 1 FROM sources WHERE digest=?", (digest,)):
             self._change("INSERT INTO sources (digest, text) VALUES (?,?)", (digest, text))
@@ -112,11 +116,20 @@ class Runs(Database):
             )
         return text
 
-    def _parsed(self, text: str) -> Any:
+    def _parsed(self, text: str, row: str) -> dict[str, Any]:
+        """The JSON object of a row."""
         try:
-            return from_json(text)
+            found = from_json(text)
         except DamagedError as error:
-            raise cannot_read(self.path, error) from error
+            raise cannot_read(self.path, f"{row}: {error}") from error
+        if not isinstance(found, dict):
+            raise cannot_read(self.path, f"{row}: damaged text ({str(found)[:40]!r} is no object)")
+        return found
+
+
+def _storable(text: str) -> str:
+    """A text as a database takes it: half characters, as names of files may have them, are spelled out."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _check(word: str, known: tuple[str, ...]) -> None:

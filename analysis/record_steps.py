@@ -143,7 +143,11 @@ class Steps(Database):
         """The newest step on a die, of any protocol, whether it holds or not, whose result has all `variables`."""
         for (number,) in self._rows("SELECT id FROM steps WHERE die=? ORDER BY id DESC", (die,)):
             (row,) = self._step_rows("id=?", number)
-            if set(variables) <= {variable[0] for variable in from_json(row.variables)}:
+            try:
+                names = {variable[0] for variable in from_json(row.variables)}
+            except (DamagedError, TypeError, IndexError, KeyError) as error:
+                raise self._damaged(row.step.id, row.step.name, die, f"variables: {error}") from error
+            if set(variables) <= names:
                 return row.step
         return None
 
@@ -166,7 +170,11 @@ class Steps(Database):
             if _seal(row, name) != its_seal:
                 raise self._damaged(number, name, die, "was edited or damaged (its seal does not hold)")
             step = Step(number, run, die, name, function, source, inputs_digest, started, ended, verdict)
-            found.append(StepRow(step, protocol, from_json(inputs), superseded_by, row[11], row[12]))
+            try:
+                given = from_json(inputs)
+            except DamagedError as error:
+                raise self._damaged(number, name, die, f"inputs: {error}") from error
+            found.append(StepRow(step, protocol, given, superseded_by, row[11], row[12]))
         return found
 
     def _result(self, row: StepRow) -> xr.Dataset:

@@ -252,6 +252,7 @@ class Run(RunInterface):
     def _depart(self, *, check: bool = True) -> None:
         """Keep the verdict of the die that the run goes on from, tell it to the prober, and look at the row."""
         new = self._verdicts.depart()
+        self.record.fold_in()  # a copy of the one file holds everything but what is done next
         if new is not None and self._bench is not None:
             die, said = new
             self._bench.prober.set_bin(die.site, said.bin)

@@ -225,7 +225,6 @@ NOISE = zlib.compress(np.full(1000, 2.5).tobytes())
         ("UPDATE arrays SET shape='[1000, 1000]'", (), "step 1.*was edited"),
         ("UPDATE arrays SET dtype='|O'", (), "step 1.*was edited"),
         ("DELETE FROM arrays", (), "step 1.*array '.*' is missing"),
-        ("DROP TABLE arrays", (), "no such table"),
     ],
 )
 def test_a_step_that_was_edited_is_named(damaged, statement, values, says):
@@ -238,8 +237,8 @@ def test_a_step_that_was_edited_is_named(damaged, statement, values, says):
 @pytest.mark.parametrize(
     ("statement", "read"),
     [
-        ("UPDATE pulses SET count=0", "dose"),
-        ("UPDATE pulses SET mask=x'00'", "dose"),
+        ("UPDATE pulses SET count=count + 1", "dose"),
+        ("UPDATE pulses SET mask=x'01'", "dose"),
         ("DELETE FROM pulses", "dose"),
         ("UPDATE batches SET die='d', actions=7", "pulses"),
         ("UPDATE readings SET attrs='{}'", "readings"),
@@ -276,7 +275,8 @@ def test_the_seal_covers_every_column_of_a_step(damaged):
     with Record.open(damaged) as record:
         columns = [row[1] for row in record._db.execute("PRAGMA table_info(steps)")]
         row = record._db.execute("SELECT * FROM steps WHERE id=1").fetchone()
-        assert columns[-2:] == ["seal", "superseded_by"] and seal(*row[:-2]) == row[-2]
+        name = columns.index("name")  # under the seal where it is not the one that the function had in schema 3
+        assert columns[-2:] == ["seal", "superseded_by"] and seal(*row[:name], *row[name + 1 : -2]) == row[-2]
         assert array_digest(record.load(1)["x"].values) in row[columns.index("variables")]
 
 
@@ -312,7 +312,7 @@ def test_pages_of_nonsense_are_found_when_they_are_read(damaged):
 @pytest.mark.parametrize("write", [True, False])
 def test_a_record_of_another_version_says_what_wrote_it(damaged, version, says, write):
     edit(damaged, f"PRAGMA user_version={version}")
-    with pytest.raises(RecordError, match=rf"version {version}, this program reads 3: written by {says}.*--out"):
+    with pytest.raises(RecordError, match=rf"version {version}, this program reads 3 and 4: written by {says}.*--out"):
         Record.open(damaged, write=write)
 
 

@@ -17,7 +17,8 @@ os.environ["LOCALAPPDATA" if os.name == "nt" else "XDG_STATE_HOME"] = tempfile.m
 
 pytest_plugins = ["pytester"]
 
-settings.register_profile("xbarlab", deadline=None)
+# laws that need more draws, or can do with fewer, say so themselves
+settings.register_profile("xbarlab", deadline=None, max_examples=50)
 settings.load_profile("xbarlab")
 
 FLOW = Path(__file__).parent / "flow"

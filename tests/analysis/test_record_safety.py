@@ -67,6 +67,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="forks, to be quick")
 def test_nothing_committed_is_lost_by_kills(tmp_path):
     steps, chance = 0, random.Random(4)

@@ -157,6 +157,7 @@ def test_one_die(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
+@pytest.mark.slow
 def test_36_dies_stay_below_10_megabytes(tmp_path: Path) -> None:
     lot = made_up(36)
     rng = np.random.default_rng(0)

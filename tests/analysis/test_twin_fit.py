@@ -19,6 +19,8 @@ from sim_backends.array.die import Die
 from sim_backends.array.lines import cell_voltages
 from sim_backends.array.lot import load_lot, lot_from_tree
 
+pytestmark = pytest.mark.slow
+
 ASSUMED = Law(v_critical=0.75, spread=0.05, delta=45.0, tau0=1e-9, error_floor=1e-5)
 WIDTH, V_READ = 200e-9, 0.1
 

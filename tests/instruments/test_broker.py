@@ -30,6 +30,8 @@ from instruments.station import load_station, write_station
 from instruments.traffic import Kind, read_traffic
 from instruments.wire import open_port, open_visa, through
 
+pytestmark = pytest.mark.slow
+
 OWNER = """
 import sys, threading, time
 from pathlib import Path

@@ -10,6 +10,8 @@ from instruments.rack_sweep import bias_of
 from instruments.roles import CellSweeper, InstrumentError, InterlockError, LimitError
 from sim_backends.array.devices.tio2 import DEFAULT, V_READ
 
+pytestmark = pytest.mark.slow
+
 ROW, COLUMN = 2, 3
 GENTLE = np.linspace(0.04, 0.4, 10)  # V; moves nothing
 

@@ -13,6 +13,8 @@ from mapping.moons import half_moons
 from mapping.transfer_metrics import classify
 from sim_backends.array.statistics import StuckCells, TransferStatistics
 
+pytestmark = pytest.mark.slow
+
 MOONS = half_moons()
 LAW = TransferStatistics()
 MANY_STUCK = TransferStatistics(stuck=StuckCells(rate_lrs=0.03, rate_hrs=0.03))

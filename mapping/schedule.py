@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mapping import durations
 from mapping.checked_fields import check_numbers
 from mapping.coding import AP, DONT_CARE, P, encode
 from mapping.die_record import HARD_DEFECTS, DieRecord
@@ -155,9 +156,9 @@ class StationTimes:
         Attempts that a cell takes on average.
     """
 
-    exchange: float = 2e-3
-    settling: float = 10e-6
-    conversion: float = 10e-6
+    exchange: float = durations.EXCHANGE
+    settling: float = durations.SETTLING
+    conversion: float = durations.CONVERSION
     pulses_per_cell: float = 1.5
 
     def __post_init__(self) -> None:

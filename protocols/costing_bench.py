@@ -25,6 +25,7 @@ from instruments.roles import (
     ProberError,
     ZState,
 )
+from mapping import durations
 from protocols.costing_dies import Cells, typical_die
 
 #: Degrees Celsius that the chuck reports; assumed.
@@ -54,13 +55,13 @@ class Durations:
         What the board needs to take a request apart and to answer it.
     """
 
-    die_step: float = 0.5
-    approach: float = 0.6
-    retreat: float = 0.4
-    settling: float = 1e-6
-    conversion: float = 2e-6
-    pulse_gap: float = 0.5e-6
-    request: float = 100e-6
+    die_step: float = durations.DIE_STEP
+    approach: float = durations.APPROACH
+    retreat: float = durations.RETREAT
+    settling: float = durations.SETTLING
+    conversion: float = durations.CONVERSION
+    pulse_gap: float = durations.PULSE_GAP
+    request: float = durations.REQUEST
 
 
 @dataclass

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from instruments.limits import applied_read_voltage
 from mapping.die_record import CellClass, DieRecord
 
 #: Two reads of one die correlate above 0.9 at the default spread and noise, two dies at 0 +- 0.02 (2,500 cells).
@@ -41,7 +42,8 @@ def likeness(array: Any, known: xr.Dataset) -> float:
     """Correlation of the cells' scatter under the needles with a known fingerprint, -1..1."""
     v_read = known.attrs["fingerprint_v_read"]
     kernels = known["fingerprint_kernel"].values
-    now = np.stack([array.read(int(kernel), v_read) for kernel in kernels]) / v_read
+    applied = applied_read_voltage(array.capabilities(), v_read)
+    now = np.stack([array.read(int(kernel), v_read) for kernel in kernels]) / applied
     return scatter_likeness(now, known["fingerprint_g_p"].values, known["fingerprint_g_ap"].values)
 
 

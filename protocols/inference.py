@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from instruments.limits import applied_read_voltage
 from mapping.die_record import CellClass, DieRecord
 from mapping.emulation import weight_unit
 from mapping.placement import LayerPlacement, Placement, Read
@@ -21,13 +22,15 @@ class ArrayMultiplier:
 
     ``multiplier(layer, x)`` drives the rows of every kernel of the layer with ``x * v_read`` (x in -1..1,
     ``[n, n_in]``), senses the columns, and returns the pair differences in weight units
-    ``[n, copies, groups, n_out]``: currents divided by ``v_read * dg`` with dg the median healthy difference of P and
-    AP of this die. The same type that `mapping.emulation` gives.
+    ``[n, copies, groups, n_out]``: currents divided by ``v * dg``, with dg the median healthy difference of P and AP
+    of this die, and v what the converter puts out for `v_read`, as conductances are told everywhere. The same type
+    that `mapping.emulation` gives.
     """
 
     def __init__(self, bench: Bench, placement: Placement, die_record: DieRecord, *, averages: int = 1) -> None:
         self._bench, self._placement, self._averages = bench, placement, averages
         self.v_read = float(die_record.conditions["v_read"])
+        self._unit = float(applied_read_voltage(bench.array.capabilities(), self.v_read))
         good = die_record.cell_class == CellClass.GOOD
         self.dg = weight_unit(die_record)
         self._mean = float(np.median((die_record.g_p + die_record.g_ap)[good])) / 2
@@ -45,7 +48,7 @@ class ArrayMultiplier:
                 loaded = read.group
             currents = self._multiply(read, len(x), current_range)
             lines[:, read.copies, read.group, read.lines] = np.clip(currents, -full_scale, full_scale)
-        return (lines[..., 0::2] - lines[..., 1::2]) / (self.v_read * self.dg)
+        return (lines[..., 0::2] - lines[..., 1::2]) / (self._unit * self.dg)
 
     def _multiply(self, read: Read, count: int, current_range: int) -> FloatArray:
         return self._bench.array.multiply(

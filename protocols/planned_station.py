@@ -22,6 +22,7 @@ from instruments.plain_yaml import parse_yaml
 from instruments.quantities import OHM, Whole
 from instruments.rack import CURRENT_LIMIT, READ_LIMIT, check_wiring, rack_capabilities
 from instruments.roles import ArrayCapabilities, CurrentRange, DieSite, InstrumentError
+from mapping.durations import EXCHANGE
 from mapping.geometry import MTJ_20K
 
 #: Dies of the route that is assumed, on a grid of so many columns.
@@ -85,7 +86,7 @@ class Link:
 
 def serial_link(baudrate: int) -> Link:
     """A serial port: ten bits to the byte; two milliseconds for an exchange through a USB converter (assumed)."""
-    return Link(f"serial, {baudrate:,} baud", 2e-3, 10 / baudrate)
+    return Link(f"serial, {baudrate:,} baud", EXCHANGE, 10 / baudrate)
 
 
 #: Of a serial port whose station file names none: that of `instruments.board`.

@@ -16,17 +16,18 @@ from instruments.station import write_station
 from instruments.traffic import Kind, read_traffic
 from mapping.geometry import MTJ_20K
 from mapping.placement import place
-from mapping.schedule import PulseSettings, build_schedule
+from mapping.schedule import PulseSettings, StationTimes, build_schedule
 from protocols.catalogue import find, name_in_record
 from protocols.costing_bench import CostingProber, CostingTester, Costs, Durations
 from protocols.mtj_mnist import mtj_mnist
 from protocols.open_station import traffic_file
 from protocols.plan import plan_protocol
 from protocols.plan_table import show_plan
-from protocols.planned_station import DOCUMENTED, wire_of
+from protocols.planned_station import BAUDRATE, DOCUMENTED, serial_link, wire_of
 from protocols.program_lot import program_lot
 from protocols.run import protocol
 from sim_backends.array.lot import BUILT_IN
+from sim_backends.clock import Timing
 
 SCRIPT = """
 import numpy as np
@@ -376,3 +377,13 @@ def test_a_product_is_the_sum_of_the_cells_read_one_by_one(costing):
 def test_limits_are_those_of_the_drivers(costing, ask):
     with pytest.raises(LimitError):
         ask(costing[1], np.ones((25, 25), bool))
+
+
+def test_map_plan_and_simulated_station_assume_the_same_durations():
+    mapped, planned, simulated = StationTimes(), Durations(), Timing()
+    assert mapped.exchange == serial_link(BAUDRATE).exchange
+    assert (mapped.settling, mapped.conversion) == (planned.settling, planned.conversion)
+    assert (planned.settling, planned.conversion) == (simulated.line_settling, simulated.sample)
+    assert (planned.die_step, planned.approach, planned.retreat, planned.pulse_gap, planned.request) == (
+        simulated.die_step, simulated.approach, simulated.retreat, simulated.pulse_gap, simulated.frame,
+    )  # fmt: skip

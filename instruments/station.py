@@ -21,6 +21,7 @@ from typing import Any, Self, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic.fields import FieldInfo
 from qcodes.instrument import Instrument
 from qcodes.station import Station as QcodesStation
 
@@ -31,7 +32,7 @@ from instruments.driver_packages import DriverError, find_driver, is_ours, is_py
 from instruments.held_drivers import Held, HeldDriverError, Output, held_driver, make_held, split_settings
 from instruments.off_recipe import Stage
 from instruments.plain_yaml import PlainYamlError, read_yaml
-from instruments.quantities import Number, Whole
+from instruments.quantities import Dimension, Number, Whole
 from instruments.roles import ArrayTester, Clock, FieldSource, InstrumentError, LinkError, Prober
 from instruments.wire import through
 
@@ -384,6 +385,28 @@ def check_station(path: Path) -> dict[str, dict[str, Any]]:
 def instruments_not_ours(path: Path) -> list[str]:
     """What the instruments of a file are that are not ours, and how each is switched off; a line for each."""
     return [str(each) for each in _checked(path).values() if isinstance(each, Held)]
+
+
+def understood(path: Path) -> list[str]:
+    """Every quantity of each instrument as it was read, with its unit, defaults among them; a line for each."""
+    settings, lines = check_station(path), []
+    for name, entry in StationFile.model_validate(_read(path)).instruments.items():
+        fields = _settings_model(find_driver(entry.type)).model_fields
+        texts = []
+        for key, field in fields.items():
+            kind, value = _dimension(field), settings[name].get(key, field.default)
+            if kind is not None and isinstance(value, int | float):
+                texts.append(f"{key} {kind.shown(value)}")
+        if texts:
+            lines.append(f"{name}: {', '.join(texts)}")
+    return lines
+
+
+def _dimension(field: FieldInfo) -> Dimension | None:
+    """What a setting is measured in, None for one that is no quantity."""
+    hints = (field.annotation, *typing.get_args(field.annotation))
+    declared = [*field.metadata, *(each for hint in hints for each in getattr(hint, "__metadata__", ()))]
+    return next((each for each in declared if isinstance(each, Dimension)), None)
 
 
 def _checked(path: Path) -> dict[str, dict[str, Any] | Held]:

@@ -11,14 +11,16 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from analysis.record import Record
+from instruments import station as station_files
 from instruments.keysight_33500 import SOURCE_RESISTANCE
-from instruments.roles import ArrayCapabilities
+from instruments.roles import ArrayCapabilities, InstrumentError
 from protocols.costing_bench import Costs, Extremes
+from protocols.parameters import shown
 from protocols.plan_run import CostingStation, PlanRun, Refusal, Tally
 from protocols.planned_station import PROBER_EXCHANGE, PlannedStation, planned_station
 from protocols.run import RunSettings
@@ -82,6 +84,8 @@ class Plan:
         Estimated size on disk.
     not_ours
         Instruments of the station file with drivers of others, and how each is switched off.
+    understood
+        Quantities of the protocol and of the station file as they were read, with their units; a line for each of them.
     warnings, refusals
         What to look at, and what would not work.
     """
@@ -103,6 +107,7 @@ class Plan:
     record_bytes: int
     traffic_bytes: int
     not_ours: tuple[str, ...]
+    understood: tuple[str, ...]
     warnings: tuple[str, ...]
     refusals: tuple[Refusal, ...]
 
@@ -163,7 +168,17 @@ def plan_protocol(
             if isinstance(error, RunStopped) or not for_the_user(error):
                 raise
             run.refuse(name, "", error)
-        return _plan(run, planned)
+        return replace(_plan(run, planned), understood=_understood(function, parameters, station))
+
+
+def _understood(function: Callable[..., Any], parameters: dict[str, Any], station: Path | None) -> tuple[str, ...]:
+    """Quantities as they were read; of a station file only if it can be used."""
+    texts = shown(function, parameters)
+    own = ["parameters: " + ", ".join(f"{name} {text}" for name, text in texts.items())] if texts else []
+    try:
+        return (*own, *(station_files.understood(station) if station is not None else ()))
+    except InstrumentError:
+        return tuple(own)  # its refusal is in the plan
 
 
 def _plan(run: PlanRun, planned: PlannedStation) -> Plan:
@@ -195,6 +210,7 @@ def _plan(run: PlanRun, planned: PlannedStation) -> Plan:
         record_bytes=record,
         traffic_bytes=traffic,
         not_ours=planned.not_ours,
+        understood=(),
         warnings=tuple(_warnings(tally, planned, bound, dose_max, record + traffic)),
         refusals=(*wiring, *tally.refusals.values()),
     )

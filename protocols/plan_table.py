@@ -21,6 +21,8 @@ def show_plan(console: Console, plan: Plan) -> None:
     if plan.steps:
         console.print(steps_table(plan))
         console.print(costs_table(plan))
+    for text in plan.understood:
+        console.print(Text.assemble(("read as  ", "cyan"), text))
     for text in plan.not_ours:
         console.print(Text.assemble(("held     ", "cyan"), text))
     for text in plan.warnings:

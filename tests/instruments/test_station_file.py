@@ -19,7 +19,7 @@ from instruments.board import FramedBoard
 from instruments.frames import Opcode
 from instruments.roles import ArrayTester, InstrumentError, LinkError, Prober
 from instruments.sentio import Sentio
-from instruments.station import StationFileError, check_station, load_station, write_station
+from instruments.station import StationFileError, check_station, load_station, understood, write_station
 
 
 @pytest.fixture
@@ -266,3 +266,11 @@ def test_an_error_of_the_run_is_not_hidden_by_one_of_closing(file, peer_board):
         peer_board.stop()
         raise ZeroDivisionError
     assert "by hand" in error.value.__notes__[0]
+
+
+def test_what_was_understood_of_a_file_is_told_with_units(file):
+    change(file, array={"init": {"pulse_limit": 0.9}}, prober={"init": {"overtravel_max": "50 um"}})
+    prober, array = sorted(understood(file), reverse=True)
+    assert prober.startswith("prober: ") and "overtravel_max 50 um" in prober.replace("µ", "u")
+    assert "temperature_max 125 °C" in prober and "timeout 5 s" in prober
+    assert array == "array: timeout 5 s, pulse_limit 900 mV"

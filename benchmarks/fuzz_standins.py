@@ -6,7 +6,7 @@ Every stand-in gets random bytes, then odd lines (the board: frames with a right
 of them damaged), in pieces of any size. After every `CHECK` lines or pieces the next client comes and asks who is
 there; at the end some of it is said again over real sockets. Counted: answers to that question, exceptions that came
 out of a stand-in, lines that a handler had not foreseen (they cost an error in the queue), the longest that one piece
-took, and how much the memory grew. Seeds are printed.
+took, and (`--memory`) how much the memory grew. Seeds are printed.
 """
 
 from __future__ import annotations
@@ -289,6 +289,7 @@ def main() -> None:
     parser.add_argument("--bytes", type=int, default=2_000_000, help="random bytes for each stand-in")
     parser.add_argument("--lines", type=int, default=100_000, help="odd lines for each stand-in")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--memory", action="store_true", help="also measure how much the memory grows; takes longer")
     options = parser.parse_args()
     unforeseen = Unforeseen()
     logging.getLogger("sim_backends").addHandler(unforeseen)
@@ -301,9 +302,10 @@ def main() -> None:
         station.bench.touch()
         for name, (service, how) in dialects(station).items():
             unforeseen.count, began = 0, time.perf_counter()
-            tracemalloc.start()
+            if options.memory:
+                tracemalloc.start()
             outcome = fuzz(service, how, random.Random(f"{options.seed} {name}"), options.bytes, options.lines)
-            growth = tracemalloc.get_traced_memory()[0] / 1e6
+            growth = tracemalloc.get_traced_memory()[0] / 1e6 if options.memory else float("nan")
             tracemalloc.stop()
             print(f"{config.lot:9}{name:8}{outcome.pieces:8}{outcome.size:10}{outcome.answered:5}/{outcome.asked:4}"
                   f"{outcome.raised:7}{unforeseen.count:11}{outcome.longest:10.2f}{growth:11.1f}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
+import math
 import selectors
 import socket
 import threading
@@ -22,6 +23,7 @@ _SEND_TIMEOUT = 30.0  # s; a client that does not read for so long is dropped
 _PIECE = 1 << 16  # bytes taken from a client at a time
 _WAITING = 1 << 20  # bytes; with more unread than that a client is not listened to
 _CATCH_UP = 64  # clients that come at once; pieces taken from one, perhaps its last, before the next is refused
+_LONGEST_WAIT = 600.0  # s
 _PAUSE = 0.05  # s after an error, so that one that stays does not take the whole processor
 
 _log = logging.getLogger(__name__)
@@ -161,17 +163,18 @@ class InstrumentServer:
         if deadline is not None and time.monotonic() >= deadline:
             self._service.expired()
 
-    def _ready(self, patience: float | None) -> dict[object, int]:
+    def _ready(self, patience: float) -> dict[object, int]:
         return {key.fileobj: events for key, events in self._selector.select(patience)}
 
-    def _patience(self) -> float | None:
+    def _patience(self) -> float:
+        """How long to wait for something to happen (s); what is further away the selector cannot be told."""
         times = [due for due, _, _ in self._late[:1]]
         deadline = self._service.deadline()
         if deadline is not None:
             times.append(deadline)
         if self._unsent:
             times.append(self._taken + _SEND_TIMEOUT)
-        return max(0.0, min(times) - time.monotonic()) if times else None
+        return min(_LONGEST_WAIT, max(0.0, min(times, default=math.inf) - time.monotonic()))
 
     def _accept(self) -> None:
         for _ in range(_CATCH_UP):

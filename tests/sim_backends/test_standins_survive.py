@@ -279,6 +279,12 @@ def test_a_server_outlives_what_goes_wrong(awkward, caplog):
     assert caplog.text.count("RecursionError: on purpose") == 3
 
 
+def test_a_deadline_that_is_far_away_is_waited_for(awkward):
+    service, address = awkward
+    service._due = time.monotonic() + 2**32
+    assert [_ask(address) for _ in range(3)] == [b"ok\n"] * 3
+
+
 def test_a_client_that_does_not_read_holds_up_nobody(awkward):
     service, address = awkward
     deaf = socket.create_connection(address, 5)

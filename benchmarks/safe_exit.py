@@ -10,8 +10,11 @@ hangs: within its lease, 3 s here, and 2 s). The clean-up of the others does wha
 * xbarlab: `xbar run` of the protocol `held` below, an ordinary script.
 * QCoDeS: exit action of a `Measurement`. PyMeasure: `Procedure.shutdown` in a `Worker`. Bluesky: `finalize_decorator`.
 
+A Keithley 2450 with QCoDeS's own driver stands in the station, too: its output is switched on in the measurement, and
+the stand-in's own log (`SourceMeter`) tells since when it is off.
+
 The disk is full in earnest where the storage is a database (`fill_disk`); PyMeasure's file and Bluesky's callback raise
-what a full disk raises. Both instruments take one client at a time, as real ones do; that a second one is refused is
+what a full disk raises. All instruments take one client at a time, as real ones do; that a second one is refused is
 tried in every case before the fault. Signals go to the process group, as from a terminal. The board's own watchdog is
 what it is at power-on: off, unless the program arms it (xbarlab does).
 """
@@ -19,6 +22,7 @@ what it is at power-on: off, unless the program arms it (xbarlab does).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -27,10 +31,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -113,7 +118,10 @@ class Result:
     exit
         Exit status of the program, negative for a signal; None if it did not end.
     refused
-        Whether a second client was refused by both instruments while the measurement was held; None: it never was.
+        Whether a second client was refused by all instruments while the measurement was held; None: it never was.
+    meter
+        Seconds from the fault to the moment from which the output of the 2450 was off; None if it never was on, or
+        was not off.
     """
 
     framework: str
@@ -122,6 +130,7 @@ class Result:
     left: str
     exit: int | None
     refused: bool | None
+    meter: float | None = None
 
     @property
     def said(self) -> str:
@@ -130,6 +139,7 @@ class Result:
             text = f"LEFT ON ({self.left})"
         else:
             text = "never on" if self.seconds is None else f"off {self.seconds:.2f} s"
+            text += "" if self.meter is None else f", 2450 {self.meter:.2f} s"
         if FAULTS[self.fault].hangs:
             return text
         return f"{text}, {'does not end' if self.exit is None else f'exit {self.exit}'}"
@@ -168,12 +178,24 @@ class Held:
 def look(bench: Any, die: Any) -> xr.Dataset:
     """A step that reads and is held then."""
     current = bench.array.read(0, 0.1)
+    switch_on()
     held = Held(os.environ["SAFE_EXIT_FAULT"], Path(os.environ["SAFE_EXIT_FOLDER"]))
     held.wait(alive=lambda: bench.report("held", 0.5))
     if held.fault == "storage":
         fill_disk(bench.array._record._db)  # no protocol can do this: the record is not its business
         current = np.random.default_rng(0).normal(size=(200, *current.shape))
     return xr.Dataset({"i": (("repeat", "row", "column"), np.atleast_3d(current), {"units": "A"})})
+
+
+def switch_on() -> None:
+    """Switch the 2450 on, as a protocol reaches an instrument that fills no role."""
+    from qcodes.instrument import Instrument
+
+    meter: Any = Instrument.find_instrument("meter")
+    meter.source.voltage(0.5)
+    meter.output_enabled(True)
+    if not meter.output_enabled():
+        raise RuntimeError("the 2450 does not switch on")
 
 
 @protocol
@@ -205,6 +227,7 @@ class Bare:
     def drive(self) -> None:
         """Read the die: from then on the board drives its lines."""
         self._station.array.read(0, 0.1)
+        switch_on()
 
     def lift_off(self) -> None:
         """The clean-up: lines to ground, needles up."""
@@ -310,7 +333,7 @@ PACKAGES = {XBARLAB: "xbarlab", "QCoDeS": "qcodes", "PyMeasure": "pymeasure", "B
 
 @dataclass(frozen=True)
 class Seen:
-    """What the physical log says: how lines and needles are, since when nothing is on, whether anything ever was."""
+    """What the logs say: how lines, needles and the 2450 are, since when nothing is on, whether anything ever was."""
 
     outputs: str = "hard_ground"
     contact: bool = False
@@ -318,17 +341,20 @@ class Seen:
     touched: bool = False
     lifted_live: bool = False
     last_fault: float = 0.0
+    meter: bool = False
 
     @property
     def left(self) -> str:
         """What is on; empty if nothing."""
         lines = [] if self.outputs == "hard_ground" else [f"lines {self.outputs}"]
         live = ["needles were lifted off live lines"] if self.lifted_live else []
-        return ", ".join([*lines, *(["needles down"] if self.contact else []), *live])
+        meter = ["2450 on"] if self.meter else []
+        return ", ".join([*lines, *(["needles down"] if self.contact else []), *meter, *live])
 
 
-def seen(log: Path) -> Seen:
+def seen(log: Path, meter: SourceMeter | None = None) -> Seen:
     """Everything that has happened so far."""
+    switched = [] if meter is None else list(meter.switched)
     outputs, contact, since, touched, live, fault = "hard_ground", False, 0.0, False, False, 0.0
     for line in log.read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
@@ -345,7 +371,74 @@ def seen(log: Path) -> Seen:
         touched |= contact
         if outputs == "hard_ground" and not contact and not was_off:
             since = entry["wall_s"]
-    return Seen(outputs, contact, since, touched, live, fault)
+    since = max(since, *(when for when, on in switched if not on), 0.0)
+    return Seen(outputs, contact, since, touched, live, fault, bool(switched) and switched[-1][1])
+
+
+class SourceMeter:
+    """A Keithley 2450 as far as QCoDeS's driver asks it; one client at a time, in a thread of this process.
+
+    Attributes
+    ----------
+    address
+        VISA resource.
+    switched
+        When (s since 1970) its output was switched, and to what.
+    """
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"TCPIP::127.0.0.1::{self._listener.getsockname()[1]}::SOCKET"
+        self.switched: list[tuple[float, bool]] = []
+        self._client: socket.socket | None = None
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def on(self) -> bool:
+        """Whether its output is on."""
+        return bool(self.switched) and self.switched[-1][1]
+
+    def close(self) -> None:
+        """End it."""
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            if self._client is not None:
+                connection.close()
+                continue
+            self._client = connection
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        received = b""
+        with connection, contextlib.suppress(OSError):
+            while data := connection.recv(4096):
+                *lines, received = (received + data).split(b"\n")
+                for line in lines:
+                    answer = self._answer(line.decode("ascii", "replace").strip().upper().lstrip(":"))
+                    if answer is not None:
+                        connection.sendall(answer.encode() + b"\n")
+        self._client = None
+
+    def _answer(self, line: str) -> str | None:
+        if line.startswith("OUTP "):
+            on = line.split()[-1] in ("1", "ON")
+            if on != self.on:
+                self.switched.append((time.time(), on))
+            return None
+        known = {
+            "*IDN?": "KEITHLEY INSTRUMENTS,MODEL 2450,04000001,1.7.0",
+            "*LANG?": "SCPI",
+            "OUTP?": str(int(self.on)),
+            "SOUR:FUNC?": "VOLT",
+            "SENS:FUNC?": '"CURR:DC"',
+        }
+        return known.get(line, "0" if line.endswith("?") else None)
 
 
 def measure(framework: str, name: str) -> Result:
@@ -356,18 +449,24 @@ def measure(framework: str, name: str) -> Result:
     with tempfile.TemporaryDirectory() as home:
         folder = Path(home)
         log = folder / "physical.jsonl"
-        with spawn_station({"lot": "mtj", "dies": 2, "log": log, "faults": fault.station}) as station:
-            write_station_file(folder / "station.yaml", station.prober, station.board)
+        with (
+            spawn_station({"lot": "mtj", "dies": 2, "log": log, "faults": fault.station}) as station,
+            contextlib.closing(SourceMeter()) as meter,
+        ):
+            write_station_file(folder / "station.yaml", station.prober, station.board, meter.address)
             with started(framework, name, folder) as program:
                 began, refused, found = 0.0, None, None
                 if not fault.station:
-                    refused = reach_the_middle(program, folder, (station.prober, station.board))
+                    refused = reach_the_middle(program, folder, (station.prober, station.board, meter.address))
                     began = strike(program, framework, name, folder)
-                    found = watch(fault, log, began)
+                    found = watch(fault, log, meter, began)
                 status = end(program, fault, folder)
             if found is None or not found.left:
-                found = seen(log)  # nothing may have come on again
-    return judged(framework, name, found, began or found.last_fault, status, refused)
+                found = seen(log, meter)  # nothing may have come on again
+    result = judged(framework, name, found, began or found.last_fault, status, refused)
+    if not meter.switched or meter.on:
+        return result
+    return replace(result, meter=round(max(0.0, meter.switched[-1][0] - began), 3))
 
 
 def judged(framework: str, name: str, found: Seen, began: float, status: int | None, refused: bool | None) -> Result:
@@ -379,11 +478,12 @@ def judged(framework: str, name: str, found: Seen, began: float, status: int | N
     return Result(framework, name, None if seconds is None else round(max(0.0, seconds), 3), left, status, refused)
 
 
-def write_station_file(path: Path, prober: str, board: str) -> None:
-    """The station file of a simulated station; its board is not waited for as long as usual."""
-    entries = {
+def write_station_file(path: Path, prober: str, board: str, meter: str) -> None:
+    """The station file of a simulated station and a 2450; its board is not waited for as long as usual."""
+    entries: dict[str, Any] = {
         "prober": {"type": "instruments.sentio.Sentio", "address": prober},
         "array": {"type": "instruments.board.FramedBoard", "address": board, "init": {"timeout": "500 ms"}},
+        "meter": {"type": "qcodes.instrument_drivers.Keithley.Keithley2450", "address": meter},
     }
     path.write_text(yaml.safe_dump({"instruments": entries}, sort_keys=False), encoding="utf-8")
 
@@ -411,7 +511,7 @@ def started(framework: str, name: str, folder: Path) -> Iterator[subprocess.Pope
 
 
 def reach_the_middle(program: subprocess.Popen[bytes], folder: Path, addresses: tuple[str, ...]) -> bool:
-    """Wait until the measurement is held; whether both instruments refuse a second client then."""
+    """Wait until the measurement is held; whether all instruments refuse a second client then."""
     deadline = time.monotonic() + PATIENCE
     while not (folder / "held").exists():
         if program.poll() is not None or time.monotonic() > deadline:
@@ -444,11 +544,11 @@ def strike(program: subprocess.Popen[bytes], framework: str, name: str, folder: 
     return began
 
 
-def watch(fault: Fault, log: Path, began: float) -> Seen | None:
+def watch(fault: Fault, log: Path, meter: SourceMeter, began: float) -> Seen | None:
     """Wait until the station is off, or the time is over; what is seen then of a program that is still there."""
-    while time.time() < began + fault.allowed and (fault.hangs or seen(log).left):
+    while time.time() < began + fault.allowed and (fault.hangs or seen(log, meter).left):
         time.sleep(0.05)
-    return seen(log) if fault.hangs else None
+    return seen(log, meter) if fault.hangs else None
 
 
 def end(program: subprocess.Popen[bytes], fault: Fault, folder: Path) -> int | None:
@@ -516,7 +616,7 @@ def main() -> None:
     console = Console(width=160)
     console.print(table(results, options.only))
     refused = [each.refused for each in results if each.refused is not None]
-    console.print(f"a second client was refused by both instruments in {sum(refused)} of {len(refused)} cases")
+    console.print(f"a second client was refused by all instruments in {sum(refused)} of {len(refused)} cases")
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from instruments.broker_messages import (
     Operation,
     Status,
 )
+from instruments.guardian import start_guardian
 from instruments.held_session import HeldSession, ReleasedError, quietly, refusal
 from instruments.kept_recipes import forget_recipes, keep_recipes
 from instruments.off_recipe import Device, Outcome, make_safe
@@ -111,6 +112,7 @@ class Broker:
         self._owner: str = "awaited"  # then: here, gone (without a word), ended
         self._parent, self._terminated = os.getppid(), False
         self._safe_lock, self._sessions_lock = threading.Lock(), threading.Lock()
+        self._guardian: object = None  # its end of a pipe tells it that this process has ended
         self._strangers: dict[Channel, float] = {}  # when they came
         self._strangers_lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -154,6 +156,8 @@ class Broker:
             with self._sessions_lock:
                 known = [(each.leads_to, each.recipe) for each in self._sessions if each.recipe is not None]
                 keep_recipes(self.settings.recipes, known)
+                if self._guardian is None:
+                    self._guardian = start_guardian(self.settings.recipes, self._parent)
 
     def release(self, reason: str) -> list[Outcome]:
         """Make the station safe, once; from then on nobody gets through. Returns what became of each instrument."""

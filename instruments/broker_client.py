@@ -21,6 +21,7 @@ from typing import Any, Self
 
 from instruments.address_lock import InUseError
 from instruments.broker_messages import AWAKE, GIVEN_UP, OPENING, OUT_OF_TURN, WAIT, Channel, Operation, Status
+from instruments.kept_recipes import forget_recipes
 from instruments.off_recipe import Device, KeepAlive, OffRecipe, Outcome, make_safe
 from instruments.roles import InstrumentError
 from instruments.transports import transport_of
@@ -225,6 +226,7 @@ class Broker(BrokerClient):
         token: str | None = None,
     ) -> None:
         self.token = secrets.token_hex(16) if token is None else token
+        self._recipes = recipes
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         settings = {
             "token": self.token,
@@ -256,7 +258,10 @@ class Broker(BrokerClient):
             self._process.kill()  # one that hangs still holds the connections
             self._process.wait()
             known = {(each.name, each.off): each for each in self._transports}
-            return make_safe([device for each in known.values() if (device := each.direct()) is not None])
+            outcomes = make_safe([device for each in known.values() if (device := each.direct()) is not None])
+            if not any(each.fault for each in outcomes):
+                forget_recipes(self._recipes)
+            return outcomes
 
     def close(self, *, failed: bool = False) -> None:
         """Say goodbye; after a failure break the connection instead, so that the station is made safe."""

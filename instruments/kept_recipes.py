@@ -6,15 +6,16 @@ the user's own, never into one that is handed on.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from instruments.off_recipe import Device, OffRecipe
+from instruments.off_recipe import Device, OffRecipe, Outcome, make_safe
 from instruments.transports import transport_of
 
 
@@ -59,6 +60,49 @@ def kept_devices(path: Path) -> list[Device]:
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no file of recipes: {error!r}") from error
     return list(newest.values())
+
+
+def make_kept_safe(path: Path, first: Callable[[], object] = lambda: None) -> list[Outcome]:
+    """Make the instruments of a file safe over connections of this process; nobody else does so meanwhile.
+
+    The file is gone afterwards, or, if not all of them are safe, there again for another attempt.
+
+    Parameters
+    ----------
+    path
+        The file.
+    first
+        What to do before the first connection is opened, once it is certain that this process is the one.
+
+    Returns
+    -------
+    What became of each instrument; empty if there is no file, or somebody else is at it.
+
+    Raises
+    ------
+    ValueError
+        The file cannot be understood.
+    """
+    mine = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        path.rename(mine)  # one process gets it
+    except FileNotFoundError:
+        return []
+    outcomes: list[Outcome] = []
+    devices: list[Device] = []
+    try:
+        devices = kept_devices(mine)
+        first()
+        outcomes = make_safe(devices)
+    finally:
+        for device in devices:
+            with contextlib.suppress(Exception):
+                getattr(device.transport, "close", lambda: None)()
+        if outcomes and not any(each.fault for each in outcomes):
+            mine.unlink(missing_ok=True)
+        else:
+            mine.rename(path)
+    return outcomes
 
 
 def write_private(path: Path, text: str) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 
 from instruments.broker_client import BrokerClient, BrokerError
-from instruments.kept_recipes import forget_recipes, kept_devices, write_private
-from instruments.off_recipe import Outcome, make_safe
-from protocols.user_folder import state_folder
+from instruments.kept_recipes import forget_recipes, make_kept_safe, write_private
+from instruments.off_recipe import Outcome
+from protocols.trust import state_folder
 
 #: Seconds for a process that was ended to be gone.
 _GONE = 5.0
@@ -26,8 +26,13 @@ def broker_file(folder: Path) -> Path:
 
 def recipes_file(token: str) -> Path | None:
     """Where what makes the instruments of a broker safe outlives it; not in the lot's folder, for that is handed on."""
-    home = state_folder("stations")
-    return None if home is None else home / f"{hashlib.sha256(token.encode()).hexdigest()[:32]}.json"
+    state = state_folder()
+    if state is None:
+        return None
+    home = state / "stations"
+    with contextlib.suppress(OSError):  # where it cannot be written, it will be said when it is to be
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return home / f"{hashlib.sha256(token.encode()).hexdigest()[:32]}.json"
 
 
 @dataclass(frozen=True)
@@ -120,18 +125,15 @@ def make_station_safe(known: KnownBroker, reason: str) -> tuple[list[Outcome], s
         visitor.end()
         return outcomes, ""
     except BrokerError:
-        done = _ended(known)
+        done = list[str]()
     file = recipes_file(known.token)
     try:
-        devices = [] if file is None else kept_devices(file)
+        outcomes = [] if file is None else make_kept_safe(file, lambda: done.append(_ended(known)))
     except ValueError as error:
-        raise BrokerError(f"{done}; {error}: see to the station by hand") from error
-    if not devices:
-        raise BrokerError(f"{done}, and no instrument is known that it left on: see to the station by hand")
-    outcomes = make_safe(devices)
-    if not any(each.fault for each in outcomes):
-        known.forget()
-    return outcomes, done
+        raise BrokerError(f"{_ended(known)}; {error}: see to the station by hand") from error
+    if not outcomes:
+        raise BrokerError(f"{_ended(known)}, and no instrument is known that it left on: see to the station by hand")
+    return outcomes, done[0]
 
 
 def _ended(known: KnownBroker) -> str:

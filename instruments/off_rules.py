@@ -112,7 +112,7 @@ class OffRule(BaseModel):
         return OffRecipe(Stage[self.stage.upper()], (*steps, asked), end, limit=self.limit)
 
     def __str__(self) -> str:
-        return f"{'; '.join(self.send)}, then {self.ask} must answer {self.expect}"
+        return f"{'; '.join(self.send)}, then {self.ask} must answer {self.expect.replace(ZERO, '0 or OFF')}"
 
 
 @dataclass(frozen=True)

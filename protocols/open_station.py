@@ -95,8 +95,9 @@ class StationOpener:
         """The broker of the station, and a file that tells other programs how to reach it."""
         before = _left_by_an_earlier_run(self._out)
         token = secrets.token_hex(16)
+        outlives = recipes_file(token) if self._station else None  # a station that this run has started ends with it
         with Broker(path, lease=self.lease, traffic=traffic_file(self._out, run), token=token,
-                    recipes=recipes_file(token)) as broker:  # fmt: skip
+                    recipes=outlives) as broker:  # fmt: skip
             if before is not None:
                 before.forget()
             KnownBroker(broker.port, token, broker.pid, psutil.Process(broker.pid).create_time(), run).keep(self._out)

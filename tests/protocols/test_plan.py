@@ -387,3 +387,20 @@ def test_map_plan_and_simulated_station_assume_the_same_durations():
     assert (planned.die_step, planned.approach, planned.retreat, planned.pulse_gap, planned.request) == (
         simulated.die_step, simulated.approach, simulated.retreat, simulated.pulse_gap, simulated.frame,
     )  # fmt: skip
+
+
+def test_instruments_that_are_not_ours_are_shown(tmp_path, xbar):
+    """What they are, and how each is switched off; or that one cannot be in a station."""
+    for type, status, says in (
+        ("qcodes.instrument_drivers.Keithley.Keithley2450", 0, "at GPIB0::24::INSTR; switched off by :OUTP OFF, then"),
+        ("qcodes.instrument_drivers.stanford_research.SR830", 1, "how a SR830 is switched off"),
+        ("numpy.f2py.__main__.X", 1, "none of the packages whose drivers are imported"),
+    ):
+        (tmp_path / "lab.yaml").write_text(
+            "instruments:\n"
+            "  prober: {type: instruments.sentio.Sentio, address: 'TCPIP::127.0.0.1::1::SOCKET'}\n"
+            "  array: {type: instruments.board.FramedBoard, address: 'socket://127.0.0.1:2'}\n"
+            f"  meter: {{type: {type}, address: 'GPIB0::24::INSTR'}}\n"
+        )
+        done = xbar("plan", "mtj-mnist", "--station", tmp_path / "lab.yaml", "--dies", 1)
+        assert done.status == status and says in " ".join(done.said.split()), done.said

@@ -21,7 +21,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from analysis.record import COMPUTED, StepRow
+from analysis.record import COMPUTED, Step, StepRow
 from analysis.record_data import to_json
 from analysis.run_contents import RunContents, same
 
@@ -63,6 +63,8 @@ def difference(contents: RunContents, path: Path) -> str | None:
             data, result = load_by_id(number, conn=connection), contents.result(row)
             if any(data.metadata.get(key) != text for key, text in _metadata(row, result, contents).items()):
                 return f"step {row.step.id}, metadata"
+            if (data.run_timestamp_raw, data.completed_timestamp_raw) != (row.step.started, row.step.ended):
+                return f"step {row.step.id}, its times"
             read = data.get_parameter_data()
             for parameter in _parameters(result):
                 if not _agrees(read.get(parameter.name, {}), parameter):
@@ -93,6 +95,19 @@ def _write_step(connection: AtomicConnection, experiment: int, row: StepRow, con
     for key, text in _metadata(row, result, contents).items():
         data.add_metadata(key, text)
     data.mark_completed()
+    _set_times(connection, data.run_id, row.step)
+
+
+def _set_times(connection: AtomicConnection, run: int, step: Step) -> None:
+    """Give a QCoDeS run, and the experiment it is of, the times at which it was measured, not those of the export."""
+    times = {"started": step.started, "ended": step.ended, "run": run}
+    connection.execute("UPDATE runs SET run_timestamp=:started, completed_timestamp=:ended WHERE run_id=:run", times)
+    connection.execute(
+        "UPDATE experiments SET (start_time, end_time) = "
+        "(SELECT MIN(run_timestamp), MAX(completed_timestamp) FROM runs WHERE runs.exp_id = experiments.exp_id) "
+        "WHERE exp_id = (SELECT exp_id FROM runs WHERE run_id=:run)",
+        times,
+    )
 
 
 def _parameters(result: xr.Dataset) -> list[_Parameter]:

@@ -467,7 +467,7 @@ def map_title(results: LotResults, die: int) -> str:
     defects = f"{np.count_nonzero(results.cell_class[die]):,} defective cells"
     lines = results.line_faults[die] if results.line_faults else ()
     dead = wrap("dead lines: " + (", ".join(lines) or "none"), 110)
-    return "\n".join([f"{results.dies[die]}: {defects}", *([", ".join(told)] if told else []), *dead[:3]])
+    return "\n".join([f"{results.dies[die]}: {defects}", *(wrap(", ".join(told), 80) if told else []), *dead[:3]])
 
 
 def _die_plot(results: LotResults, order: list[int], shown: GroupFilter) -> Any:
@@ -572,8 +572,14 @@ def _style_axes(plot: Any) -> None:
 
 
 def _legend(plot: Any, items: Iterable[tuple[str, list[Any]]]) -> None:
-    """A legend above the figure, or more entries for the one that is there; a click hides an entry."""
-    entries = [LegendItem(label={"value": label}, renderers=renderers) for label, renderers in items]
+    """A legend above the figure, or more entries for the one that is there; a click hides an entry.
+
+    What draws nothing has no entry: its mark would be missing there.
+    """
+    drawn = [(label, renderers) for label, renderers in items if any(map(_draws, renderers))]
+    entries = [LegendItem(label={"value": label}, renderers=renderers) for label, renderers in drawn]
+    if not entries:
+        return
     if plot.legend:
         plot.legend[0].items.extend(entries)
         return
@@ -582,6 +588,12 @@ def _legend(plot: Any, items: Iterable[tuple[str, list[Any]]]) -> None:
         label_text_color=INK, border_line_color=None, margin=0, spacing=14, ncols=4, location="top_left",
     )  # fmt: skip
     plot.add_layout(legend, "above")
+
+
+def _draws(renderer: Any) -> bool:
+    """Whether there is anything in what a renderer draws."""
+    columns = renderer.data_source.data
+    return not columns or all(len(column) for column in columns.values())
 
 
 def _ink(values: FloatArray | NDArray[np.int64], top: float) -> list[str]:

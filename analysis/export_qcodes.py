@@ -100,14 +100,17 @@ def _write_step(connection: AtomicConnection, experiment: int, row: StepRow, con
 
 def _set_times(connection: AtomicConnection, run: int, step: Step) -> None:
     """Give a QCoDeS run, and the experiment it is of, the times at which it was measured, not those of the export."""
+    from qcodes.dataset.sqlite.connection import atomic
+
     times = {"started": step.started, "ended": step.ended, "run": run}
-    connection.execute("UPDATE runs SET run_timestamp=:started, completed_timestamp=:ended WHERE run_id=:run", times)
-    connection.execute(
-        "UPDATE experiments SET (start_time, end_time) = "
-        "(SELECT MIN(run_timestamp), MAX(completed_timestamp) FROM runs WHERE runs.exp_id = experiments.exp_id) "
-        "WHERE exp_id = (SELECT exp_id FROM runs WHERE run_id=:run)",
-        times,
-    )
+    with atomic(connection) as change:
+        change.execute("UPDATE runs SET run_timestamp=:started, completed_timestamp=:ended WHERE run_id=:run", times)
+        change.execute(
+            "UPDATE experiments SET (start_time, end_time) = "
+            "(SELECT MIN(run_timestamp), MAX(completed_timestamp) FROM runs WHERE runs.exp_id = experiments.exp_id) "
+            "WHERE exp_id = (SELECT exp_id FROM runs WHERE run_id=:run)",
+            times,
+        )
 
 
 def _parameters(result: xr.Dataset) -> list[_Parameter]:

@@ -84,6 +84,9 @@ def _load(path: Path) -> Any:
         raise ProtocolNotFoundError(f"{path} is not a Python file; give a protocol as my_script.py:my_protocol")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    beside = str(path.parent.resolve())
+    if beside not in sys.path:  # for what lies beside the script; last, so that it hides nothing
+        sys.path.append(beside)
     spec.loader.exec_module(module)
     source_code.remember(path.parent)  # steps are what was loaded, not what somebody edits while they run
     return module

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import inspect
+import os
 import platform
 import subprocess
 import sys
@@ -21,6 +22,12 @@ from protocols.selection import RunSettings
 PACKAGES = (
     "xbarlab", "numpy", "torch", "scipy", "xarray", "qcodes", "pyvisa", "pyvisa-py", "pyserial", "h5py", "pandas",
     "pydantic", "filelock", "mlxtend", "safetensors",
+)  # fmt: skip
+
+#: What a hook of git has set, for the repository that it is of.
+_OF_ANOTHER_REPOSITORY = (
+    "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_NAMESPACE",
+    "GIT_PREFIX",
 )  # fmt: skip
 
 
@@ -145,8 +152,11 @@ def _version(package: str) -> str:
 def _git_state(folder: Path) -> dict[str, str]:
     """Commit of the checkout that the program runs from, ``-dirty`` if it was edited, and a digest of the edits.
 
-    Empty outside of a checkout.
+    Empty outside of a checkout: of a repository that lies around an installed copy, as around a virtual environment,
+    nothing is taken.
     """
+    if not _git(folder, "ls-files", "--", Path(__file__).name):
+        return {"git": "", "git_diff_sha256": ""}
     described = _git(folder, "describe", "--always", "--dirty", "--abbrev=12")
     edits = _git(folder, "diff", "HEAD") if described.endswith("-dirty") else ""
     return {"git": described, "git_diff_sha256": hashlib.sha256(edits.encode()).hexdigest() if edits else ""}
@@ -156,6 +166,7 @@ def _git(folder: Path, *command: str) -> str:
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *command],
+            env={name: text for name, text in os.environ.items() if name not in _OF_ANOTHER_REPOSITORY},
             capture_output=True, text=True, encoding="utf-8", errors="replace", timeout=5, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):

@@ -126,6 +126,11 @@ def test_qcodes_loads_every_step_and_the_users_own_database_is_not_touched(lot, 
     assert data.exp_name == "p" and data.sample_name == "c0r0" and data.paramspecs["g"].unit == "S"
     assert json.loads(data.metadata["xbarlab_run"])["provenance"] == {"seed": 1}
     assert data.paramspecs["a_b_c"].label == "a/b c"
+    with Record.open(lot, write=False) as record:  # the time of the measurement, not that of the export
+        step = next(
+            row.step for row in record.steps() if row.step.id == json.loads(data.metadata["xbarlab_step"])["id"]
+        )
+    assert (data.run_timestamp_raw, data.completed_timestamp_raw) == (step.started, step.ended)
     connection.close()
 
 

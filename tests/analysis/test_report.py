@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bokeh.models import Legend
 from test_summary import made_up
 
 from analysis import figures
 from analysis.report import checks, headline, render, write_report
 from analysis.results import LotResults, Training
 from analysis.summary import TRAININGS, summary
+from mapping.die_record import CellClass
 
 SECTIONS = (
     "answer", "trust", "bad", "dies", "wafer", "defects", "transfer", "sensitivity", "map", "conductances",
@@ -63,6 +65,19 @@ def test_opens_offline(page: Page) -> None:
     loaded = [attrs.get("src") or attrs.get("href") for _, attrs in page.tags if "src" in attrs or "href" in attrs]
     assert loaded
     assert all(str(target).startswith("#") for target in loaded)
+
+
+def test_prints_whole_tables_and_says_when(page: Page, results: LotResults) -> None:
+    when = "2026-11-29 18:27 to 2026-11-30 02:10 (UTC+0100)"
+    text = render(replace(results, provenance={**results.provenance, "measured": when}))
+    assert f"Measured {when}." in text
+    assert "@media print" in text and ".scroll { overflow: visible; }" in text and "beforeprint" in text
+
+
+def test_what_draws_nothing_has_no_entry_in_a_legend(results: LotResults) -> None:
+    weak = replace(results, cell_class=np.where(results.cell_class == CellClass.WEAK, CellClass.WEAK, CellClass.GOOD))
+    (legend,) = figures.defect_map(weak).select({"type": Legend})
+    assert [item.label.value for item in legend.items] == [figures.CLASS_WORDS[CellClass.WEAK]]
 
 
 def test_every_section_is_there_and_linked(page: Page) -> None:

@@ -135,3 +135,22 @@ def test_help_lists_what_ships(xbar):
     for command in ("run", "plan"):
         said = " ".join(xbar(command, "--help").said.split())
         assert all(name in said.replace("- ", "-") for name in SHIPPED)
+
+
+def test_a_module_beside_the_script_is_found_and_hides_nothing(xbar, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.path", list(__import__("sys").path))
+    (tmp_path / "beside_the_script.py").write_text("N = 41\n", encoding="utf-8")
+    (tmp_path / "json.py").write_text("raise OSError('hides a module of Python')\n", encoding="utf-8")
+    (tmp_path / "mapping.py").write_text("raise OSError('hides a package of ours')\n", encoding="utf-8")
+    (tmp_path / "script.py").write_text(
+        "import json, mapping.mnist\n"
+        "from beside_the_script import N\n"
+        "from protocols.run import protocol\n"
+        "@protocol\n"
+        "def mine(run):\n"
+        "    import beside_the_script\n"
+        "    return beside_the_script.N + 1\n",
+        encoding="utf-8",
+    )
+    done = xbar("run", f"{tmp_path / 'script.py'}:mine", "--out", tmp_path / "lot")
+    assert done.status == 0 and "42" in done.said, done.said

@@ -1,6 +1,7 @@
 """What holds for all tests: hypothesis measures laws, not the machine's speed, and what starts starts quickly."""
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -14,6 +15,10 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # what runs note of themselves is no matter of the person who tests
 os.environ["LOCALAPPDATA" if os.name == "nt" else "XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="xbarlab-state-")
+
+# under nohup we go on, but what tests start must meet a hangup as at a terminal: a handler is not inherited
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 pytest_plugins = ["pytester"]
 

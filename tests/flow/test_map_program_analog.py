@@ -26,7 +26,7 @@ def home(tmp_path_factory):
     shapes = {"fc1.weight": (4, 3), "fc2.weight": (2, 4)}  # 40 of the 64 cells
     state = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
     save_file(state, str(home / "w.safetensors"))
-    arguments = ("--geometry", "passive-8x8", "--coding", "analog", "--parallel", "line")
+    arguments = ("--geometry", "passive-8x8", "--coding", "analog", "--parallel", "line", "--tolerance", "3 %")
     mapped = xbar("map", home / "w.safetensors", "-o", home / "w.h5", *arguments)
     assert mapped.status == 0 and "40 of 64 cells" in mapped.said, mapped.said
     return home
@@ -46,7 +46,7 @@ def test_what_is_mapped_arrives_on_the_die(home):
     np.testing.assert_array_equal(written["target"].values, wanted)
     assert written.attrs["verdict"] == "pass" and written.attrs["cells"] == 40
     good = written["outcome"].values == Outcome.REACHED
-    assert good.sum() >= 36 and (np.abs(written["achieved"].values / wanted - 1)[good] <= 0.01).all()
+    assert good.sum() >= 36 and (np.abs(written["achieved"].values / wanted - 1)[good] <= 0.03).all()
     entries = happened(out / "station" / "physical.jsonl")
     assert_left_safely(entries)
     assert all(-2.4 <= entry["v"] <= 2.1 for entry in entries if entry["what"] == "pulse")

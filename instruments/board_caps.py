@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from instruments.roles import ArrayCapabilities, CurrentRange, InstrumentError
+from instruments.roles import ArrayCapabilities, CurrentRange, InstrumentError, LimitError
 
 _CODE_MAX = 2**15 - 1
 _STEP_MIN = 1e-12  # s
@@ -97,8 +99,16 @@ def parse_caps(document: bytes | str, board: str) -> BoardCaps:
 
 
 def capabilities(caps: BoardCaps, pulse_limit: float | None = None) -> ArrayCapabilities:
-    """The role's view of CAPS; `pulse_limit` (V, either sign) narrows `v_min` and `v_max` further."""
-    limit = float("inf") if pulse_limit is None else abs(pulse_limit)
+    """The role's view of CAPS; `pulse_limit` (V, either sign) narrows `v_min` and `v_max` further.
+
+    Raises
+    ------
+    LimitError
+        If that is no limit: with NaN the board's own would stay, as if nothing had been asked for.
+    """
+    if pulse_limit is not None and not 0 < abs(pulse_limit) < math.inf:
+        raise LimitError(f"pulse_limit {pulse_limit} V is no limit; give a voltage above 0, such as 0.9")
+    limit = math.inf if pulse_limit is None else abs(pulse_limit)
     return ArrayCapabilities(
         rows=caps.rows,
         columns=caps.columns,

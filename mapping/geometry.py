@@ -77,9 +77,39 @@ class ArrayGeometry:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ArrayGeometry:
-        """Inverse of `to_dict`."""
+        """Inverse of `to_dict`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A field is missing, unknown, no whole number, or kernels lie outside of their blocks.
+        """
         values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
-        return cls(**values)
+        found = cls(**values)
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        """Refuse what is no geometry, such as rows that are true or 25.0: files come from anywhere."""
+        for name, value in asdict(self).items():
+            several = name.startswith("kernel_")
+            each = value if isinstance(value, tuple) else (value,)
+            if isinstance(value, tuple) != several or any(
+                isinstance(v, bool) or not isinstance(v, int | np.integer) for v in each
+            ):
+                wanted = "a list of whole numbers" if several else "a whole number"
+                raise ValueError(f"{name}: {str(value)[:60]} is not {wanted}")
+            if several and len(value) != self.kernels:
+                raise ValueError(f"{name} has {len(value)} entries for {self.kernels} kernels")
+        if min(self.rows, self.columns, self.kernels, self.blocks) < 1:
+            raise ValueError("rows, columns, kernels and blocks are at least 1")
+        for name, first, largest in (
+            ("kernel_block", self.kernel_block, self.blocks - 1),
+            ("kernel_row", self.kernel_row, self.block_rows - self.rows),
+            ("kernel_column", self.kernel_column, self.block_columns - self.columns),
+        ):
+            if not 0 <= min(first) <= max(first) <= largest:
+                raise ValueError(f"{name} goes from {min(first)} to {max(first)}; it lies in 0 to {largest}")
 
 
 #: 20,000 cells as 4 blocks of 100 x 50, 32 kernels of 25 x 25 (facts of the platform: NIST daffodil-lib).

@@ -35,6 +35,12 @@ def test_a_pulse_never_exceeds_a_narrower_limit(amplitude, allowed):
         assert abs(limits.pulse_code(narrow, amplitude) * BOARD.dac_lsb) <= narrow.v_max + 1e-12
 
 
+@pytest.mark.parametrize("limit", [float("nan"), float("inf"), 0.0])
+def test_what_is_no_limit_narrows_nothing_in_silence(limit):
+    with pytest.raises(LimitError, match="is no limit"):
+        capabilities(parse_caps(json.dumps(CAPS), "test"), limit)
+
+
 @given(st.integers(2, 100_000))
 def test_a_width_on_the_grid_is_kept_to_the_nanosecond(steps):
     assert limits.pulse_width_ns(BOARD, steps * 10e-9) == 10 * steps

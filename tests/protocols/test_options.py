@@ -1,12 +1,14 @@
 """Options that would change nothing are refused by name."""
 
+import json
+
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from mapping.geometry import MTJ_20K, PASSIVE_8X8, ArrayGeometry, CellKindError, check_cells
 from protocols.cli import app
-from protocols.map_command import MapError, settings_with
+from protocols.map_command import MapError, geometry_named, settings_with
 
 MOONS = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Sigmoid(), torch.nn.Linear(8, 1))
 
@@ -100,3 +102,18 @@ def test_the_kind_of_cells_is_told_where_the_geometry_tells_it():
 def test_a_cap_that_is_none_is_refused(cap):
     with pytest.raises(MapError, match="ramps start at"):
         settings_with(tolerance=0.01, cap=cap)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"rows": True}, {"rows": 25.0}, {"rows": "25"}, {"rows": -25}, {"rows": float("nan")}, {"kernels": 0},
+     {"kernel_row": [0]}, {"kernel_row": [0] * 31 + [90]}, {"kernel_block": [0.0] * 32}, {"kernel_block": 3},
+     {"blocks": 1}, {"cells": 7}],
+)  # fmt: skip
+def test_a_geometry_from_a_file_is_whole_numbers_that_fit(tmp_path, change):
+    file = tmp_path / "geometry.json"
+    file.write_text(json.dumps(MTJ_20K.to_dict()), encoding="utf-8")
+    assert geometry_named(str(file)) == MTJ_20K
+    file.write_text(json.dumps(MTJ_20K.to_dict() | change), encoding="utf-8")
+    with pytest.raises(MapError, match="is not a geometry"):
+        geometry_named(str(file))

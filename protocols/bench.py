@@ -281,7 +281,8 @@ class Bench:
 
     def _look(self, attempt: int) -> ContactCheck:
         """What shows that the needles touch."""
-        share, (more, leaks) = self._conducting_share(), self._leaks()
+        share = self._conducting_share()
+        more, leaks = self._leaks() if share < CONDUCTING_SHARE else (np.nan, False)
         accepted = {
             "trusted": "the user's word",
             "leakage": "leakage of cells that were never formed" if leaks else "",

@@ -24,7 +24,6 @@ from instruments.roles import DieSite, InstrumentError
 from protocols import identity
 from protocols.bench import Bench, Die, DieFault, NoContactError
 from protocols.carried import Asked, carried, due_retests
-from protocols.contact import CONDUCTION
 from protocols.golden import GOLDEN, GoldenDieError, GoldenRhythm, check_golden, drifted
 from protocols.identity import Identity
 from protocols.marks import StepNameError
@@ -89,8 +88,6 @@ class Run(RunInterface):
         self.executed_s: dict[str, float] = {}
         #: Steps that this run did with hardware, so far; events that change the order of traffic quote it.
         self.steps_done = 0
-        #: How contact is found at the dies of this run; a protocol for dies that do not conduct yet sets another rule.
-        self.contact = CONDUCTION
         self._open_bench, self._watch, self._stop = open_bench, watch, stop
         self._requests = Requests(record, self.id, stop)
         self._verdicts = RunVerdicts(record, self.id, settings.stop_after)

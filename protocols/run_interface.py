@@ -15,6 +15,7 @@ import xarray as xr
 from analysis import step_names
 from analysis.record import Record
 from protocols.bench import Die
+from protocols.contact import CONDUCTION, ContactRule
 from protocols.marks import step
 from protocols.selection import RunSettings
 
@@ -26,6 +27,8 @@ class RunInterface(ABC):
     settings: RunSettings
     protocol_name: str
     id: int
+    contact: ContactRule = CONDUCTION
+    """How contact is found at the dies of this run; a protocol for dies that do not conduct yet sets another rule."""
 
     @abstractmethod
     def survey(self) -> xr.Dataset:

@@ -159,16 +159,18 @@ def _holds(result: xr.Dataset, what: str) -> bool:
             return False
     try:
         for attrs in (result.attrs, *(variable.attrs for variable in result.variables.values())):
-            if not all(isinstance(key, str) for key in attrs):
+            if not all(isinstance(key, str) for key in attrs) or _deeper(attrs, _DEPTH_MAX):
                 return False
             to_json(dict(attrs), what)
     except (TypeError, ValueError, RecursionError):
         return False
-    return not any(_too_long(value) for value in result.attrs.values())
+    return True
 
 
-def _too_long(value: Any) -> bool:
-    return isinstance(value, int) and value.bit_length() >= 3 * _DIGITS_MAX
+def _deeper(value: Any, levels: int) -> bool:
+    """Whether lists and dicts of a value are nested more than so many levels deep."""
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return bool(inner) and (levels < 0 or any(_deeper(each, levels - 1) for each in inner))
 
 
 def _variables(result: Any, lost: list[str]) -> Iterable[tuple[str, _Variable]]:

@@ -80,8 +80,11 @@ def test_what_has_no_such_value_stands_as_its_text_and_is_named(kept, value):
 def test_a_list_that_holds_itself_and_a_number_of_many_digits_end_nothing(kept):
     circle: list = []
     circle.append(circle)
-    found, lost = kept(xr.Dataset(attrs={"circle": circle, "large": 10**6000}))
-    assert len(lost) == 1 and int(found.attrs["large"], 16) == 10**6000
+    deep: dict = {}
+    for _ in range(500):
+        deep = {"in": deep}
+    found, lost = kept(xr.Dataset(attrs={"circle": circle, "large": 10**6000, "deep": deep}))
+    assert len(lost) == 2 and int(found.attrs["large"], 16) == 10**6000
 
 
 def test_keys_that_are_no_text_and_long_arrays(kept):

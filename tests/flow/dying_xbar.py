@@ -114,6 +114,16 @@ def die_at(file: Path, last: int, command: Callable[[], None] = main) -> None:
     command()
 
 
+def dying_child(file: Path, last: int, arguments: list[str], said: Path) -> None:
+    """The same in a process that was forked: what it says goes to a file."""
+    output = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", encoding="utf-8"), os.fdopen(2, "w", encoding="utf-8")
+    sys.argv = ["xbar", *arguments]
+    die_at(file, last)
+
+
 if __name__ == "__main__":
     _, noted, at, *rest = sys.argv
     sys.argv = ["xbar", *rest]

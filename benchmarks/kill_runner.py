@@ -22,7 +22,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,19 +51,19 @@ def plan(options: argparse.Namespace, references: dict[str, Reference]) -> list[
     planned: list[Planned] = []
 
     def add(kind: str, moments: list[Moment]) -> None:
-        planned.append(Planned(len(planned), kind, list(PLACES)[len(planned) % len(PLACES)], moments))
+        planned.append(Planned(len(planned), kind, options.places[len(planned) % len(options.places)], moments))
 
     def uniform(victim: str = "runner") -> Moment:
-        reference = references[list(PLACES)[len(planned) % len(PLACES)]]
+        reference = references[options.places[len(planned) % len(options.places)]]
         end = reference.duration if victim == "runner" else reference.duration - reference.connected
         return Moment(seconds=float(rng.uniform(0.0, end)), victim=victim)
 
     for _ in range(options.uniform):
         add("uniform in time", [uniform()])
-    for boundary in _boundaries(len(references["own"].boundaries), options.boundaries, rng):
+    for boundary in _boundaries(len(references[options.places[0]].boundaries), options.boundaries, rng):
         add("at a boundary", [Moment(boundary)])
     for _ in range(options.chains):
-        name = list(PLACES)[len(planned) % len(PLACES)]
+        name = options.places[len(planned) % len(options.places)]
         add("and the resumed runs too", _chain(options.length, name, references[name], rng))
     for _ in range(options.broker):
         add("broker", [uniform("broker")])
@@ -71,7 +71,7 @@ def plan(options: argparse.Namespace, references: dict[str, Reference]) -> list[
         frame = int(rng.integers(1, references["restarting"].pulse_frames + 1))
         moment = Moment(victim="board", frame=frame, before=bool(rng.integers(2)))
         planned.append(Planned(len(planned), "board restarts", "restarting", [moment]))
-    return planned
+    return [planned[int(at)] for at in rng.permutation(len(planned))]  # an interrupted benchmark has some of each
 
 
 def _chain(length: int, place: str, reference: Reference, rng: np.random.Generator) -> list[Moment]:
@@ -155,9 +155,9 @@ def show(done: list[tuple[Planned, Judged | None]], seconds: float) -> None:
     print(f"station free again after at most {max(gone, default=0.0):.1f} s; {seconds / 60:.1f} minutes in all")
 
 
-def references_in(home: Path) -> Iterator[tuple[str, Reference]]:
+def references_in(home: Path, places: list[str]) -> Iterator[tuple[str, Reference]]:
     """An undisturbed run at either kind of station."""
-    for name in PLACES:
+    for name in places:
         folder = home / f"undisturbed-{name}"
         folder.mkdir()
         with opened(name, folder) as place:
@@ -174,6 +174,7 @@ def main() -> None:
     parser.add_argument("--broker", type=int, default=10, help="kills of the broker")
     parser.add_argument("--board", type=int, default=20, help="restarts of the board with a pulse frame")
     parser.add_argument("--jobs", type=int, default=2, help="trials at once")
+    parser.add_argument("--places", nargs="+", choices=list(PLACES), default=list(PLACES), help="kinds of station")
     parser.add_argument("--fork", action="store_true", help="runs are forked from one that has imported everything")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -181,15 +182,20 @@ def main() -> None:
         kill_trials.START = kill_trials.Forked
     began = time.monotonic()
     home = Path(tempfile.mkdtemp(prefix="kill-runner-"))
-    references = dict(references_in(home))
+    references = dict(references_in(home, options.places))
     planned = plan(options, references)
-    with ThreadPoolExecutor(options.jobs) as pool:
-        found = pool.map(lambda each: attempt(each, home, references), planned)
-        done = []
-        for each, judged in zip(planned, found, strict=True):
-            done.append((each, judged))
-            if len(done) % 20 == 0:
-                print(f"{len(done)} of {len(planned)} trials, {time.monotonic() - began:.0f} s", flush=True)
+    done: list[tuple[Planned, Judged | None]] = []
+    pool = ThreadPoolExecutor(options.jobs)
+    running = {pool.submit(attempt, each, home, references): each for each in planned}
+    try:
+        for finished in as_completed(running):
+            done.append((running[finished], finished.result()))
+            kills = sum(len(judged.kills) for _, judged in done if judged is not None)
+            took = time.monotonic() - began
+            print(f"{len(done)} of {len(planned)} trials, {kills} kills, {took:.0f} s", flush=True)
+    except KeyboardInterrupt:  # what is done counts
+        pool.shutdown(wait=False, cancel_futures=True)
+        print("interrupted")
     show(done, time.monotonic() - began)
     failed = any(judged is None for _, judged in done)
     if not failed:

@@ -44,7 +44,7 @@ SAFE_AFTER_RESTART = 12.0 * PATIENCE / 60
 #: A served station takes this time (s) for what it does, so that moments fall between as well as into operations.
 TIMING = {"die_step": 0.1, "approach": 0.1, "retreat": 0.1, "home": 0.1, "frame": 0.006}
 #: What a run may change of what others have committed: it closes their run, and settles their batches.
-CLOSED_LATER = {"runs": ("status", "ended"), "batches": ("settled", "frames"), "requests": ("taken",)}
+CLOSED_LATER = {"runs": ("status", "ended"), "batches": ("settled", "settled_by", "frames"), "requests": ("taken",)}
 #: Largest difference of two means of reads, in standard deviations; there are some ten thousand cells a trial.
 SIGMAS = 7.0
 

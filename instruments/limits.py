@@ -54,7 +54,9 @@ def applied_read_voltage(caps: ArrayCapabilities, voltages: ArrayLike) -> FloatA
 def check_amplitude(caps: ArrayCapabilities, amplitude: float) -> float:
     """`amplitude` (V) of a pulse if it lies within `v_min` and `v_max`."""
     volts = check_number("pulse amplitude", amplitude)
-    pulse_code(caps, volts)
+    slack = _SLACK * max(abs(caps.v_min), abs(caps.v_max))
+    if not caps.v_min - slack <= volts <= caps.v_max + slack:
+        pulse_code(caps, volts)  # says how it is beyond
     return volts
 
 
@@ -132,7 +134,8 @@ def check_steps(caps: ArrayCapabilities, voltages: ArrayLike) -> FloatArray:
 
 def check_number(name: str, value: Any) -> float:
     """`value` as a float if it is one finite number; a bool or a text is none."""
-    real = isinstance(value, numbers.Real | np.number) and not isinstance(value, bool | np.complexfloating)
+    plain = type(value) is float or type(value) is int
+    real = plain or (isinstance(value, numbers.Real | np.number) and not isinstance(value, bool | np.complexfloating))
     if not real or not math.isfinite(value):
         raise LimitError(f"{name} must be a finite number; this one is {value!r}")
     return float(value)

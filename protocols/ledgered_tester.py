@@ -163,10 +163,9 @@ class LedgeredTester:
         UnknownOutcomeError
             Whether one of them was fired cannot be found out now; the bench asks when it comes back to the die.
         """
-        checked = [self._checked(pulse) for pulse in pulses]
-        checked = [
-            pulse for pulse in checked if pulse.mask.any() and limits.pulse_code(self.capabilities(), pulse.amplitude)
-        ]
+        caps = self.capabilities()
+        checked = [self._checked(pulse, caps) for pulse in pulses]
+        checked = [pulse for pulse in checked if pulse.mask.any() and 2 * abs(pulse.amplitude) > caps.dac_lsb]
         if not checked:
             return None
         committed = self._intend(checked)
@@ -205,7 +204,7 @@ class LedgeredTester:
     ) -> FloatArray:
         """As `ArrayTester.pulse_and_read`, committed first; what was read is kept with the batch."""
         caps = self.capabilities()
-        pulse = self._checked(Pulse(kernel, mask, amplitude, width, count, scheme))
+        pulse = self._checked(Pulse(kernel, mask, amplitude, width, count, scheme), caps)
         limits.read_codes(caps, read_voltage)
         limits.check_range(caps, current_range)
         limits.check_averages(caps, averages)
@@ -296,11 +295,10 @@ class LedgeredTester:
 
     # -- how it is done ------------------------------------------------------------------------------------------
 
-    def _checked(self, pulse: Pulse) -> Pulse:
+    def _checked(self, pulse: Pulse, caps: ArrayCapabilities) -> Pulse:
         """The pulse with fields of one type each and a mask that nobody else changes; `LimitError` if it cannot be."""
         if not isinstance(pulse, Pulse) or pulse.mask is None:
             raise LimitError(f"{pulse!r} is no analysis.record.Pulse of cells; nothing was fired")
-        caps = self.capabilities()
         return Pulse(
             limits.check_kernel(caps, pulse.kernel),
             limits.check_mask(caps, pulse.mask).copy(),

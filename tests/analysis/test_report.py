@@ -75,9 +75,9 @@ def test_prints_whole_tables_and_says_when(page: Page, results: LotResults) -> N
 
 
 def test_what_draws_nothing_has_no_entry_in_a_legend(results: LotResults) -> None:
-    weak = replace(results, cell_class=np.where(results.cell_class == CellClass.WEAK, CellClass.WEAK, CellClass.GOOD))
-    (legend,) = figures.defect_map(weak).select({"type": Legend})
-    assert [item.label.value for item in legend.items] == [figures.CLASS_WORDS[CellClass.WEAK]]
+    shorts = np.where(results.cell_class == CellClass.SHORT, CellClass.SHORT, CellClass.GOOD)
+    (legend,) = figures.defect_map(replace(results, cell_class=shorts)).select({"type": Legend})
+    assert [item.label.value for item in legend.items] == [figures.CLASS_WORDS[CellClass.SHORT]]
 
 
 def test_every_section_is_there_and_linked(page: Page) -> None:

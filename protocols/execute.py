@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from analysis.record import Record
 from protocols.carried import bury, interrupted
+from protocols.console import command
 from protocols.open_station import LEASE, StationOpener
 from protocols.progress import RunProgress
 from protocols.provenance import run_provenance
@@ -92,6 +94,7 @@ def execute(
         run = Run(record, name, settings, opener, progress, stop, source, resumes=resumes)
         note_run(out, run.id, source["find"])
         progress.also = run.poll
+        progress.lost = lambda why: _output_lost(record, run.id, why)
         ending = _Ending(run, opener, time.monotonic())
         try:
             value = function(run, **parameters)
@@ -104,6 +107,13 @@ def execute(
             progress.message(str(error))
             return Outcome("stopped", None, out, str(error))
         return Outcome("finished", value(record) if callable(value) else value, out)
+
+
+def _output_lost(record: Record, run: int, why: str) -> None:
+    """Note that nobody sees the run any more, in the record and for who reads standard error; the run goes on."""
+    record.event(run, "output", f"standard output is gone: {why}")
+    shows = command("xbar", "status", record.folder)
+    sys.stderr.write(f"xbar: standard output is gone ({why}); the run goes on, {shows} shows it\n")
 
 
 @dataclass(frozen=True)

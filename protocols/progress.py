@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from protocols.console import can_redraw
+from protocols.console import can_redraw, lost
 
 #: Seconds between two lines of a log about the same step.
 HEARTBEAT = 60.0
@@ -36,6 +36,9 @@ class RunProgress:
         self._spoke = self._began
         #: Called at every sign of progress; what it raises breaks off the step.
         self.also: Callable[[], None] = lambda: None
+        #: Called once, between two steps, with why what is shown no longer arrives.
+        self.lost: Callable[[str], None] = lambda why: None
+        self._told = False
 
     def __enter__(self) -> RunProgress:
         if self._redraws:
@@ -58,6 +61,10 @@ class RunProgress:
 
     def step(self, name: str, recorded: bool) -> None:
         """A step begins, or came from the record."""
+        why = lost(self._console)
+        if why and not self._told:
+            self._told = True
+            self.lost(why)
         self._done += not recorded
         self._from_record += recorded
         note = "from the record" if recorded else self._note()

@@ -1,9 +1,12 @@
 """What a run leaves however it ends: JSON with its status, the right next command, no folder of nothing."""
 
 import json
+import os
+import sys
 
 import pytest
 
+from analysis.record import Record
 from protocols.catalogue import REPORTED, SHIPPED
 from protocols.show import KINDS
 from protocols.status import lot_status, next_commands
@@ -154,3 +157,19 @@ def test_a_module_beside_the_script_is_found_and_hides_nothing(xbar, tmp_path, m
     )
     done = xbar("run", f"{tmp_path / 'script.py'}:mine", "--out", tmp_path / "lot")
     assert done.status == 0 and "42" in done.said, done.said
+
+
+def test_a_run_that_nobody_sees_any_more_says_so_in_its_record(begin, tmp_path, monkeypatch):
+    monkeypatch.setattr("protocols.progress.lost", lambda console: "Broken pipe")
+    done = begin("finished")
+    assert done.status == 0 and "standard output is gone (Broken pipe)" in done.said
+    with Record.open(tmp_path / "lot", create=False, write=False) as record:
+        assert [event["message"] for event in record.events("output")] == ["standard output is gone: Broken pipe"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of bytes")
+@pytest.mark.parametrize("name", [b"lot\xff", "Wafer µ 漢".encode(), b"a b", b"-x", b"a:100:b", b"%s", b"~"])
+def test_odd_names_of_folders(begin, tmp_path, name):
+    folder = os.fsdecode(name)
+    done = begin("finished", out=f"./{folder}")
+    assert done.status == 0 and (tmp_path / folder / "record.sqlite").is_file(), done.said

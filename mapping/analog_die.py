@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from mapping.classify_cells import ClassLimits, dead_lines
-from mapping.die_record import HARD_DEFECTS, CellClass, LineFault
+from mapping.die_record import HARD_DEFECTS, CellClass, DieRecordError, LineFault, classes_of, numbers_of
 from mapping.geometry import ArrayGeometry
 
 BoolArray = NDArray[np.bool_]
@@ -63,6 +63,11 @@ class AnalogDie:
     line_faults : tuple of LineFault
     conditions : dict
         Voltages, temperature, instrument, calibration.
+
+    Raises
+    ------
+    DieRecordError
+        Naming the cell, for one that holds no number, and for a class that there is not.
     """
 
     die: str
@@ -76,9 +81,16 @@ class AnalogDie:
     conditions: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("g", "read_noise", "v_set", "v_reset", "cell_class"):
-            if getattr(self, name).shape != self.geometry.shape:
-                raise ValueError(f"{name} has shape {getattr(self, name).shape}, the geometry {self.geometry.shape}")
+        for name in ("g", "read_noise", "v_set", "v_reset"):
+            object.__setattr__(self, name, numbers_of(self.die, name, getattr(self, name), self.geometry))
+        object.__setattr__(self, "cell_class", classes_of(self.die, self.cell_class, self.geometry))
+        wrong = ~np.isfinite(self.g)  # also of a stuck cell: `stuck` says NaN of those that can be written
+        if wrong.any():
+            kernel, row, column = (int(index) for index in np.argwhere(wrong)[0])
+            raise DieRecordError(
+                f"die {self.die}: cell at kernel {kernel}, row {row}, column {column} holds "
+                f"{self.g[kernel, row, column]:g} S; measure it again, or say what it holds"
+            )
 
     @property
     def writable(self) -> BoolArray:
@@ -108,12 +120,12 @@ class AnalogDie:
     @classmethod
     def from_dataset(cls, data: xr.Dataset) -> AnalogDie:
         """Inverse of `to_dataset`."""
-        real = {name: np.asarray(data[name].values, float) for name in ("g", "read_noise", "v_set", "v_reset")}
+        real = {name: data[name].values for name in ("g", "read_noise", "v_set", "v_reset")}
         return cls(
             die=data.attrs["die"],
             geometry=ArrayGeometry.from_dict(json.loads(data.attrs["geometry"])),
             **real,
-            cell_class=np.asarray(data["cell_class"].values, np.uint8),
+            cell_class=data["cell_class"].values,
             line_faults=tuple(LineFault(*line) for line in json.loads(data.attrs["line_faults"])),
             conditions=json.loads(data.attrs["conditions"]),
         )

@@ -121,6 +121,13 @@ def find_stuck(after_low: FloatArray, after_high: FloatArray, kind: PairMap, mov
     A device is stuck if its readings differ by less than a share `moves` of the window. Returns the mean of its
     readings (S), ``[..., 2, 32]``, NaN where it works.
     """
+    for name, read in (("low", after_low), ("high", after_high)):
+        if not np.all(np.isfinite(read)):
+            *die, side, weight = (int(part) for part in np.argwhere(~np.isfinite(read))[0])
+            raise ValueError(
+                f"die {die}: {'G-' if side else 'G+'} of weight {weight} reads no number after writing all {name}; "
+                "read it again"
+            )
     follows = after_high - after_low >= moves * kind.span
     return np.where(follows, np.nan, 0.5 * (after_low + after_high))
 

@@ -176,7 +176,8 @@ def _levels(g: FloatArray, classes: NDArray[np.uint8], middle: FloatArray) -> Fl
 
 def _weak_range(g: FloatArray, classes: NDArray[np.uint8], middle: FloatArray) -> tuple[float, float]:
     """Central 90 % of the difference of weak cells, in good differences; 0.1 to 0.5 (assumed) if fewer than five."""
-    difference = (g[0] - g[1])[classes == CellClass.WEAK] / (middle[0] - middle[1])
+    weak = classes == CellClass.WEAK
+    difference = (g[0][weak] - g[1][weak]) / (middle[0] - middle[1])
     if difference.size < 5:
         return 0.1, 0.5
     low, high = np.quantile(difference, (0.05, 0.95))

@@ -32,6 +32,14 @@ class CellClass(IntEnum):
 HARD_DEFECTS = (CellClass.SHORT, CellClass.OPEN, CellClass.STUCK_P, CellClass.STUCK_AP, CellClass.DEAD_LINE)
 
 
+#: Cells of which both states were measured: a number is promised for each.
+MEASURED = (CellClass.GOOD, CellClass.WEAK)
+
+
+class DieRecordError(ValueError):
+    """A record of a die that says of a cell what cannot be; names the cell."""
+
+
 @dataclass(frozen=True)
 class LineFault:
     """A dead line. `kind` is ``row``, ``column`` or ``shared_row`` (the same row line dead in every block).
@@ -58,6 +66,42 @@ class LineFault:
         return mask
 
 
+def numbers_of(die: str, name: str, values: NDArray[Any], geometry: ArrayGeometry) -> NDArray[np.float64]:
+    """Real numbers of all cells, ``[kernel, row, column]``, in an array of their own; else `DieRecordError`."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "iuf" or np.ma.is_masked(values):
+        raise DieRecordError(f"die {die}: {name} has masked values or is of type {array.dtype}; give real numbers")
+    if array.shape != geometry.shape:
+        raise DieRecordError(f"die {die}: {name} has shape {array.shape}, the geometry {geometry.shape}")
+    return np.array(array, dtype=np.float64)
+
+
+def classes_of(die: str, values: NDArray[Any], geometry: ArrayGeometry) -> NDArray[np.uint8]:
+    """`CellClass` of all cells, ``[kernel, row, column]``, in an array of their own; else `DieRecordError`."""
+    array = numbers_of(die, "cell_class", values, geometry)
+    wrong = ~np.isin(array, [int(kind) for kind in CellClass])
+    if wrong.any():
+        cell = tuple(np.argwhere(wrong)[0])
+        raise DieRecordError(f"die {die}: {_named(cell)} has class {array[cell]:g}, which there is not")
+    return array.astype(np.uint8)
+
+
+def refuse_unmeasured(die: str, name: str, values: NDArray[np.float64], measured: NDArray[np.bool_]) -> None:
+    """Raise `DieRecordError` for the first cell that counts as `measured` and has no finite conductance (S)."""
+    wrong = measured & ~np.isfinite(values)
+    if wrong.any():
+        cell = tuple(np.argwhere(wrong)[0])
+        raise DieRecordError(
+            f"die {die}: {_named(cell)} counts as working, but its {name} is {values[cell]:g} S "
+            f"({np.count_nonzero(wrong)} such cells); measure it again, or give it the class of its defect"
+        )
+
+
+def _named(cell: tuple[np.int64, ...]) -> str:
+    kernel, row, column = (int(index) for index in cell)
+    return f"cell at kernel {kernel}, row {row}, column {column}"
+
+
 @dataclass(frozen=True)
 class DieRecord:
     """Measured map of one die.
@@ -68,12 +112,18 @@ class DieRecord:
         Identity: lot and site.
     geometry : ArrayGeometry
     g_p, g_ap : float64 ``[kernel, row, column]``, siemens
-        Conductance at `conditions["v_read"]` after writing P and after writing AP; selector included.
+        Conductance at `conditions["v_read"]` after writing P and after writing AP; selector included. Finite for good
+        and weak cells; of others it may be infinite (saturated) or NaN (not measured).
     cell_class : uint8 ``[kernel, row, column]``
         `CellClass` of every cell.
     line_faults : tuple of LineFault
     conditions : dict
         Voltage, temperature, instrument, calibration id, curvature of the I-V of both states.
+
+    Raises
+    ------
+    DieRecordError
+        Naming the cell, for a good or weak one without a number, and for a class that there is not.
     """
 
     die: str
@@ -85,9 +135,16 @@ class DieRecord:
     conditions: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("g_p", "g_ap", "cell_class"):
-            if getattr(self, name).shape != self.geometry.shape:
-                raise ValueError(f"{name} has shape {getattr(self, name).shape}, the geometry {self.geometry.shape}")
+        for name in ("g_p", "g_ap"):
+            object.__setattr__(self, name, numbers_of(self.die, name, getattr(self, name), self.geometry))
+        object.__setattr__(self, "cell_class", classes_of(self.die, self.cell_class, self.geometry))
+        for name in ("g_p", "g_ap"):
+            refuse_unmeasured(self.die, name, getattr(self, name), np.isin(self.cell_class, MEASURED))
+        for name in ("v_read", "g_max", "curvature_p", "curvature_ap"):
+            value = self.conditions.get(name, 1.0)
+            number = isinstance(value, int | float | np.number) and not isinstance(value, bool) and np.isfinite(value)
+            if not number or (name == "v_read" and not value > 0):
+                raise DieRecordError(f"die {self.die}: {name} of its conditions is {value!r}, not a number it can be")
 
     @property
     def defects(self) -> int:
@@ -122,9 +179,9 @@ class DieRecord:
         return cls(
             die=data.attrs["die"],
             geometry=ArrayGeometry.from_dict(json.loads(data.attrs["geometry"])),
-            g_p=np.asarray(data["g_p"].values, float),
-            g_ap=np.asarray(data["g_ap"].values, float),
-            cell_class=np.asarray(data["cell_class"].values, np.uint8),
+            g_p=data["g_p"].values,
+            g_ap=data["g_ap"].values,
+            cell_class=data["cell_class"].values,
             line_faults=tuple(LineFault(*line) for line in json.loads(data.attrs["line_faults"])),
             conditions=json.loads(data.attrs["conditions"]),
         )

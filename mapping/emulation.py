@@ -6,20 +6,19 @@ which of the two it runs on. Left out: noise, quantisation and saturation of the
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mapping.coding import AP, P
-from mapping.die_record import HARD_DEFECTS, CellClass, DieRecord
+from mapping.die_record import HARD_DEFECTS, CellClass, DieRecord, DieRecordError
+from mapping.multiply import Multiply, checked_inputs
 from mapping.placement import LayerPlacement, Placement
 from sim_backends.array.lines import column_resistance
 from sim_backends.array.network import Lines, transfer_matrix
 
 FloatArray = NDArray[np.float64]
-Multiply = Callable[[int, FloatArray], FloatArray]
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,13 @@ def weight_unit(record: DieRecord) -> float:
     good = record.cell_class == CellClass.GOOD
     if not good.any():
         raise ValueError(f"die {record.die} has no good cell")
-    return float(np.median((record.g_p - record.g_ap)[good]))
+    unit = float(np.median(record.g_p[good] - record.g_ap[good]))
+    if not unit > 0:
+        raise DieRecordError(
+            f"die {record.die}: its good cells conduct no more after writing P than after writing AP ({unit:g} S); "
+            "measure it again"
+        )
+    return unit
 
 
 def largest_conductance(record: DieRecord) -> float:
@@ -99,8 +104,8 @@ def emulate_multiply(
     coefficients = [_pairs(layer, linear, cubic, lines) for layer in placement.layers]
 
     def multiply(layer: int, x: FloatArray) -> FloatArray:
+        x = checked_inputs(placement, layer, x)
         placed, (first, third) = placement.layers[layer], coefficients[layer]
-        x = np.asarray(x, float)
         partials = np.empty((len(x), placed.copies, placed.groups, placed.n_out))
         for group in range(placed.groups):
             inputs = placed.inputs_of(group)

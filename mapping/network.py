@@ -8,7 +8,7 @@ activation of the unit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from mapping.geometry import ArrayGeometry
 from mapping.mnist import Images, pool
+from mapping.multiply import Multiply, MultiplyError, checked_inputs
 from mapping.placement import LayerPlacement, Placement, place
 
 FloatArray = NDArray[np.float64]
-Multiply = Callable[[int, FloatArray], FloatArray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,10 +173,20 @@ def group_sums(x: FloatArray, placed: LayerPlacement) -> FloatArray:
 
 
 def ideal_multiply(weights: Sequence[NDArray[np.int8]], placement: Placement) -> Multiply:
-    """Multiplies in ideal arithmetic, in the form in which a die gives them."""
+    """Multiplies in ideal arithmetic, in the form in which a die gives them.
+
+    Raises
+    ------
+    MultiplyError
+        If the weights ``[n_out, n_in]`` are not those of the layers that are placed.
+    """
+    shapes = [np.shape(w) for w in weights]
+    wanted = [(placed.n_out, placed.n_in) for placed in placement.layers]
+    if shapes != wanted:
+        raise MultiplyError(f"weights have shapes {shapes}, placed are layers of {wanted}")
 
     def multiply(layer: int, x: FloatArray) -> FloatArray:
-        placed = placement.layers[layer]
+        x, placed = checked_inputs(placement, layer, x), placement.layers[layer]
         partials = np.empty((len(x), placed.copies, placed.groups, placed.n_out))
         for group in range(placed.groups):
             inputs = placed.inputs_of(group)

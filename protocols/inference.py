@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from instruments.limits import applied_read_voltage
 from mapping.die_record import CellClass, DieRecord
 from mapping.emulation import weight_unit
+from mapping.multiply import checked_inputs
 from mapping.placement import LayerPlacement, Placement, Read
 from protocols.bench import Bench
 
@@ -36,7 +37,14 @@ class ArrayMultiplier:
         self._mean = float(np.median((die_record.g_p + die_record.g_ap)[good])) / 2
 
     def __call__(self, layer: int, x: FloatArray) -> FloatArray:
-        """Partial sums of one layer for a batch of inputs; the vectors of each input group are sent once."""
+        """Partial sums of one layer for a batch of inputs; the vectors of each input group are sent once.
+
+        Raises
+        ------
+        MultiplyError
+            For inputs that the layer does not take, before anything is driven.
+        """
+        x = checked_inputs(self._placement, layer, x)
         place = self._placement.layers[layer]
         current_range, full_scale = self._range(place, x)
         lines = np.zeros((len(x), place.copies, place.groups, 2 * place.n_out))

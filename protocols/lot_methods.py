@@ -13,7 +13,8 @@ from mapping.defects import DefectStatistics
 from mapping.die_record import DieRecord
 from mapping.geometry import ArrayGeometry
 from mapping.mnist import Digits
-from mapping.network import BinaryNetwork, Multiply, calibrate, ideal_multiply
+from mapping.multiply import Multiply, checked_inputs
+from mapping.network import BinaryNetwork, calibrate, ideal_multiply
 from mapping.placement import Placement
 from mapping.training import Architecture, Pairs, Recipe, Report, TrainingSet
 from protocols.mtj_mnist import CALIBRATION_IMAGES
@@ -154,6 +155,7 @@ def record_multiply(network: BinaryNetwork, placement: Placement, die: tuple[Pai
         coefficients.append([(m, a[:, g, : m.size] + b[:, g, : m.size] * weights[m]) for g, m in enumerate(members)])
 
     def multiply(layer: int, x: FloatArray) -> FloatArray:
+        x = checked_inputs(placement, layer, x)
         partials = [np.tensordot(x[:, inputs], pair, (1, 1)) for inputs, pair in coefficients[layer]]
         return np.stack(partials, axis=2)
 

@@ -43,7 +43,18 @@ class ProductModel:
     amplitude: float
 
     def currents(self, vectors: FloatArray) -> FloatArray:
-        """Currents of the sensed lines ``[n, sensed]`` (A) for vectors ``[n, driven]`` (V)."""
+        """Currents of the sensed lines ``[n, sensed]`` (A) for vectors ``[n, driven]`` (V).
+
+        Raises
+        ------
+        ValueError
+            For an element beyond the amplitude of the fit, or no number.
+        """
+        largest = float(np.max(np.abs(vectors), initial=0.0))
+        if not largest <= self.amplitude * (1 + 1e-9):
+            raise ValueError(
+                f"a vector of up to {largest:g} V: the product was fitted for {self.amplitude:g} V at most"
+            )
         v2 = vectors * vectors
         v4 = v2 * v2
         t1, t3, t5 = self.odd

@@ -159,6 +159,7 @@ def test_cell_arrays_are_never_nan():
     record.g_p[0, 0, :3] = np.inf, np.nan, 400e-6
     record.g_ap[0, 0, :3] = np.inf, np.nan, 400e-6
     record.g_ap[1, 0, 0] = -np.inf
+    record.cell_class[0, 0, :2] = record.cell_class[1, 0, 0] = CellClass.SHORT
     m, d = cell_arrays(record)
     assert m.shape == d.shape == (MTJ_20K.cells,) and np.isfinite(m).all() and np.isfinite(d).all()
     np.testing.assert_allclose(m[:4], [400e-6, 0, 400e-6, 110e-6])

@@ -77,6 +77,7 @@ class Law:
     delta: float
     tau0: float
     error_floor: float
+    exponent: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -254,7 +255,9 @@ def _log_likelihood(trials: Trials, weights: FloatArray, law: Law) -> float:
 def _log_posterior(trials: Trials, starts: NDArray[np.int64], law: Law) -> FloatArray:
     """Log of prior times likelihood of each cell's V_c on the grid, ``[cell, z]``."""
     critical = np.maximum(law.v_critical * (1 + law.spread * _Z), 1e-3)
-    exponent = np.clip(-law.delta * (1 - trials.voltage[:, None] / critical), -690.0, 690.0)
+    left = 1 - trials.voltage[:, None] / critical
+    left = left if law.exponent == 1 else np.maximum(left, 0.0) ** law.exponent
+    exponent = np.clip(-law.delta * left, -690.0, 690.0)
     rate = np.minimum((trials.width / law.tau0)[:, None] * np.exp(exponent), 690.0)
     failing = np.exp(-rate) * (1 - law.error_floor) + law.error_floor
     chance = np.where(trials.switched[:, None], 1 - failing, failing)

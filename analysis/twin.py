@@ -200,6 +200,7 @@ def _strongest(record: Record, dies: Sequence[RecordedDie]) -> float:
 
 
 def _assumed_laws(tree: LotTree) -> list[Law]:
-    switching = {name: tree.number(f"devices.switching.{name}") for name in ("delta", "tau0", "error_floor")}
+    common = ("delta", "tau0", "error_floor", "exponent")
+    switching = {name: tree.number(f"devices.switching.{name}") for name in common}
     spread = tree.number("devices.switching.v_critical_spread")
     return [Law(tree.number(f"devices.switching.v_critical_{way}"), spread, **switching) for way in DIRECTIONS]

@@ -30,6 +30,7 @@ from sim_backends.array.readout import ReadoutSpec
 from sim_backends.array.topology import Topology
 
 AttemptTime = Annotated[float, SECOND.within(0.0, 1e-3, above=True, example="1 ns")]
+Exponent = Annotated[float, NUMBER.within(0.5, 3.0, example="1")]
 Pitch = Annotated[float, METRE.within(0.0, 0.5, above=True, example="5 mm")]
 Mean = Annotated[float, NUMBER.within(0.0, 1000.0, example="0.1")]
 Stability = Annotated[float, NUMBER.within(0.0, 1000.0, above=True, example="45")]
@@ -79,6 +80,7 @@ class Switching(Specification):
     delta: Stability
     delta_spread: Spread = Field(ge=0)
     tau0: AttemptTime
+    exponent: Exponent = 1.0
     error_floor: Share = Field(lt=1)
 
 

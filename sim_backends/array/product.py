@@ -52,9 +52,7 @@ class ProductModel:
         """
         largest = float(np.max(np.abs(vectors), initial=0.0))
         if not largest <= self.amplitude * (1 + 1e-9):
-            raise ValueError(
-                f"a vector of up to {largest:g} V: the product was fitted for {self.amplitude:g} V at most"
-            )
+            raise ValueError(f"a vector of up to {largest:g} V, but the product was fitted for {self.amplitude:g} V")
         v2 = vectors * vectors
         v4 = v2 * v2
         t1, t3, t5 = self.odd

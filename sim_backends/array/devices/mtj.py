@@ -30,12 +30,15 @@ from sim_backends.array.devices.interface import BoolArray, DeviceLimitError, Fl
 from sim_backends.array.devices.percell import in_blocks
 
 STEP_SMALL = 1e-9  # of the cell voltage: what Newton's method leaves after such a step is its square
+WIDTH_LEAST = 20e-9
+"""Shortest pulse (s) that the law of switching is used for. A shorter one is decided by the angle that the magnet
+happens to begin with and by its precession, which the law does not know."""
 STEPS_FREE, STEPS_MAX = 20, 100  # later steps halve the bracket, which ends in any case
 
 ASSUMED_LAWS: Mapping[str, str] = {
     "bias dependence": "the magnetoresistance is halved at v_half, of either sign",
     "selector": "a resistor, the same in all cells",
-    "switching": "thermally activated also above the critical voltage; the same cell fails as likely at each pulse",
+    "switching": "thermally activated, from 20 ns on; the same cell fails as likely at each pulse",
     "breakdown": "at a fixed voltage of each junction, whatever the width",
     "read noise": "white, relative to the current",
 }
@@ -68,6 +71,9 @@ class MtjParameters:
         Thermal stability factor, and its relative standard deviation.
     tau0
         Attempt time (s).
+    exponent
+        How the barrier falls with the voltage: ``(1 - V / v_critical)^exponent``. 1 is the common form; 2 that of a
+        perpendicular macrospin (docs/models/mtj.md says how far each is from one).
     error_floor
         Share of pulses that fail however strong they are.
     read_noise
@@ -89,6 +95,7 @@ class MtjParameters:
     delta: float = 45.0
     delta_spread: float = 0.05
     tau0: float = 1e-9
+    exponent: float = 1.0
     error_floor: float = 1e-5
     read_noise: float = 0.003
 
@@ -228,10 +235,11 @@ class Mtj:
         Raises
         ------
         DeviceLimitError
-            Naming the first such cell; for a width that is not positive.
+            Naming the first such cell; for a width that is not positive, or below `WIDTH_LEAST`.
         """
         if not 0 < width < np.inf:
             raise DeviceLimitError(f"a pulse needs a positive width, got {width:g} s")
+        _refuse_short(width)
         v = np.broadcast_to(v, self.shape)
         refuse_where(~np.isfinite(v), lambda cell: f"{v[cell]} V is not a voltage")
         switched = self.in_state(np.where(self.fixed, self.antiparallel, self.drives_to_ap(v)))
@@ -248,15 +256,28 @@ class Mtj:
         """Let a rectangular pulse act: cell voltages ``[..., row, column]`` (V), zero where none; a width (s).
 
         With a `count` it is repeated. `rng` gives one number per cell, whatever the voltages.
+
+        Raises
+        ------
+        DeviceLimitError
+            For a width below `WIDTH_LEAST`; nothing has switched then.
         """
+        _refuse_short(width)
         v, kind = np.broadcast_to(v, self.shape), self.parameters
         to_ap = self.drives_to_ap(v)
         at_start = np.abs(self.junction_voltage(v))
         critical = np.where(to_ap, self.v_critical_to_ap, self.v_critical_to_p)
-        once = switching_probability(at_start, width, critical, self.delta, kind.tau0, kind.error_floor)
+        once = switching_probability(at_start, width, critical, self.delta, kind.tau0, kind.error_floor, kind.exponent)
         able = ~(self.fixed | self.broken) & (self.antiparallel != to_ap)
         self.antiparallel ^= able & (rng.random(self.shape) < repeated(once, count))
         self.broken |= np.maximum(at_start, np.abs(self.junction_voltage(v))) > self.v_breakdown
+
+    def flipping_probability(self, seconds: float) -> FloatArray:
+        """Probability that a cell that nothing is done to loses its state within a time, ``[..., row, column]``.
+
+        Retention: the barrier of `switching_probability` at zero volts, of each cell's own delta.
+        """
+        return switched_within(seconds, self.delta, self.parameters.tau0)
 
     def read_noise(self) -> FloatArray:
         """Standard deviation of one read, relative to the current, ``[..., row, column]``."""
@@ -276,14 +297,59 @@ def _refuse(name: str, value: FloatArray, wrong: BoolArray, wanted: str) -> None
     refuse_where(wrong, lambda cell: f"{name} is {value[cell]:g}; it has to be {wanted}")
 
 
+def _refuse_short(width: float) -> None:
+    if not width >= WIDTH_LEAST * (1 - 1e-9):
+        raise DeviceLimitError(
+            f"a pulse of {width * 1e9:g} ns: the junction's law of switching holds from {WIDTH_LEAST * 1e9:g} ns on; "
+            "give a longer one"
+        )
+
+
+def barrier(v_junction: FloatArray, v_critical: FloatArray, delta: FloatArray, exponent: float = 1.0) -> FloatArray:
+    """Barrier between the states, in units of kT: ``delta (1 - V / v_critical)^exponent``.
+
+    With an exponent of 1 it is continued below zero above the critical voltage, where it makes no difference to pulses
+    of 20 ns; with another one there is none left.
+    """
+    left = 1 - v_junction / v_critical
+    return delta * (left if exponent == 1 else np.maximum(left, 0.0) ** exponent)
+
+
+def switched_within(seconds: float, barrier: FloatArray, tau0: float) -> FloatArray:
+    """Probability of passing a barrier (kT) within a time (s): ``1 - exp(-seconds / (tau0 exp(barrier)))``."""
+    # 1e-300 < exp < 1e300: beyond it the probability is 0 or 1 to the last digit anyway
+    return -np.expm1(-(seconds / tau0) * np.exp(np.clip(-barrier, -690.0, 690.0)))
+
+
+def flipped_share(seconds: float, parameters: MtjParameters, v_junction: float = 0.0, to_ap: bool = True) -> float:
+    """Share of the cells of a kind that lose their state within a time (s), by the barrier and its spread.
+
+    At zero volts this is retention; at a read voltage across the junction (V) of the sign that switches, the
+    disturbance by reads of so many seconds altogether. Average over the normal spreads of delta and of the critical
+    voltage.
+    """
+    z, weights = np.polynomial.hermite_e.hermegauss(101)
+    kind = parameters
+    delta = np.maximum(kind.delta * (1 + kind.delta_spread * z), 0.0)[:, None]
+    critical = kind.v_critical_to_ap if to_ap else kind.v_critical_to_p
+    critical_of = np.maximum(critical * (1 + kind.v_critical_spread * z), 1e-3)[None, :]
+    share = switched_within(seconds, barrier(np.asarray(v_junction), critical_of, delta, kind.exponent), kind.tau0)
+    return float(weights @ share @ weights / weights.sum() ** 2)
+
+
 def switching_probability(
-    v_junction: FloatArray, width: float, v_critical: FloatArray, delta: FloatArray, tau0: float, error_floor: float
+    v_junction: FloatArray,
+    width: float,
+    v_critical: FloatArray,
+    delta: FloatArray,
+    tau0: float,
+    error_floor: float,
+    exponent: float = 1.0,
 ) -> FloatArray:
     """Probability that one pulse switches a junction by spin-transfer torque.
 
-    Thermally activated: ``P = 1 - exp(-width / tau)``, ``tau = tau0 * exp(delta * (1 - V / v_critical))``. Above the
-    critical voltage the same law is continued (precessional switching, only faster). `error_floor` is the share of
-    pulses that fail however strong they are.
+    Thermally activated: ``P = 1 - exp(-width / tau)``, ``tau = tau0 * exp(delta * (1 - V / v_critical)^exponent)``, for
+    pulses from `WIDTH_LEAST` on. `error_floor` is the share of pulses that fail however strong they are.
 
     Parameters
     ----------
@@ -295,10 +361,10 @@ def switching_probability(
         Critical voltage (V) and thermal stability factor of each junction.
     tau0
         Attempt time (s).
+    exponent
+        Of the barrier (`barrier`).
     """
-    # 1e-300 < exp < 1e300: beyond it the probability is 0 or 1 to the last digit anyway
-    exponent = np.clip(-delta * (1 - v_junction / v_critical), -690.0, 690.0)
-    probability = -np.expm1(-(width / tau0) * np.exp(exponent))
+    probability = switched_within(width, barrier(v_junction, v_critical, delta, exponent), tau0)
     return np.where(v_junction > 0, (1 - error_floor) * probability, 0.0)
 
 

@@ -1,7 +1,9 @@
 """The MTJ against bisection and its own laws written out; what a pulse does to cells in every state."""
 
+import importlib.util
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,9 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 
 from sim_backends.array.devices.interface import DeviceLimitError
-from sim_backends.array.devices.mtj import GENERIC, Mtj, MtjParameters, repeated, switching_probability
+from sim_backends.array.devices.mtj import GENERIC, Mtj, MtjParameters, flipped_share, repeated, switching_probability
+
+MODELS = Path(__file__).parents[3] / "docs" / "models"
 
 R_P, TMR, V_HALF, R_S = 5000.0, 1.2, 0.5, 2000.0
 V_BREAKDOWN = 1.15
@@ -266,3 +270,63 @@ def test_spread_of_drawn_cells():
 
 def test_all_that_is_assumed_is_told():
     assert {"parameters", "switching", "breakdown"} <= set(P.assumed)
+
+
+@given(st.floats(0, 0.69), st.floats(20e-9, 1e-3), st.floats(0.5, 3))
+def test_exponent_and_attempt_time_are_parameters(v, width, exponent):
+    tau = 3e-9 * math.exp(45 * (1 - v / 0.7) ** exponent)
+    found = switching_probability(np.array(v), width, np.array(0.7), np.array(45.0), 3e-9, 0.0, exponent)
+    assert found == pytest.approx(-math.expm1(-width / tau) if v > 0 else 0.0, rel=1e-9, abs=1e-15)
+
+
+def test_no_barrier_is_left_above_the_critical_voltage():
+    for exponent in (0.5, 1.5, 2.0):
+        found = switching_probability(np.array([0.7, 1.4]), 20e-9, np.array(0.7), np.array(45.0), 1e-9, 0.0, exponent)
+        np.testing.assert_allclose(found, 1 - math.exp(-20), rtol=1e-12)
+
+
+@pytest.mark.parametrize("width", [19e-9, 5e-9, 1e-12, math.nan])
+def test_pulses_that_the_law_does_not_hold_for_are_refused_and_switch_nothing(width):
+    devices = Mtj.draw((4, 5), np.random.default_rng(0))
+    v = np.full(devices.shape, -1.0)
+    for act in (lambda: devices.check(0.1 * v, width), lambda: devices.pulse(v, width, np.random.default_rng(1))):
+        with pytest.raises(DeviceLimitError, match=r"from 20 ns on|positive width"):
+            act()
+    assert not devices.antiparallel.any() and not devices.broken.any()
+
+
+def test_retention_is_the_barrier_at_zero_volts_and_its_spread():
+    seconds, kind = 3600.0, MtjParameters(delta=30.0, delta_spread=0.08)
+    devices = Mtj.draw((200, 500), np.random.default_rng(0), kind)
+    each = devices.flipping_probability(seconds)
+    np.testing.assert_allclose(each, -np.expm1(-seconds / (kind.tau0 * np.exp(devices.delta))), rtol=1e-9)
+    deviation = each.std() / math.sqrt(each.size)
+    assert flipped_share(seconds, kind) == pytest.approx(each.mean(), abs=5 * deviation)
+    assert flipped_share(seconds, kind) > 1.5 * -math.expm1(-seconds / (kind.tau0 * math.exp(kind.delta)))
+
+
+def test_reads_disturb_more_with_a_square_barrier():
+    """A second at 0.1 V across the junction: a barrier of 45 (1 - 0.1 / 0.65), or of 45 (1 - 0.1 / 0.65)^2."""
+    sharp = MtjParameters(delta_spread=0.0, v_critical_spread=0.0)
+    for exponent in (1.0, 2.0):
+        expected = math.exp(-45 * (1 - 0.1 / 0.65) ** exponent) / 1e-9
+        found = flipped_share(1.0, replace(sharp, exponent=exponent), 0.1, to_ap=False)
+        assert found == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_square_barrier_and_a_macrospin_agree_on_which_way_the_laws_are_wrong():
+    """200 ns at 0.85 of the critical voltage: linear with 1 ns is 0.21, square 1.00, a macrospin between them.
+
+    Few draws and a weak anisotropy field: a test of the script, whose figures are in docs/models/mtj.md.
+    """
+    spec = importlib.util.spec_from_file_location("macrospin", MODELS / "derive_mtj_macrospin.py")
+    macrospin = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(macrospin)
+    linear, square = macrospin.laws(200e-9, 0.85, 1e-9)
+    ours = [
+        float(switching_probability(np.array(0.85), 200e-9, np.array(1.0), np.array(45.0), 1e-9, 0.0, exponent))
+        for exponent in (1.0, 2.0)
+    ]
+    np.testing.assert_allclose([linear, square], ours, rtol=1e-9)
+    found, deviation = macrospin.probability(60, 200e-9, 0.85, 0.06, seed=0)
+    assert linear < found - 3 * deviation and found + 3 * deviation < square

@@ -296,7 +296,7 @@ def test_pulses_that_the_law_does_not_hold_for_are_refused_and_switch_nothing(wi
 
 
 def test_retention_is_the_barrier_at_zero_volts_and_its_spread():
-    seconds, kind = 3600.0, MtjParameters(delta=30.0, delta_spread=0.08)
+    seconds, kind = 3600.0, MtjParameters(delta=35.0, delta_spread=0.08)
     devices = Mtj.draw((200, 500), np.random.default_rng(0), kind)
     each = devices.flipping_probability(seconds)
     np.testing.assert_allclose(each, -np.expm1(-seconds / (kind.tau0 * np.exp(devices.delta))), rtol=1e-9)

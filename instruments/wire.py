@@ -72,7 +72,7 @@ def open_visa(
     timeout
         Seconds allowed for a reply where a query does not name its own time.
     backend
-        PyVISA back end: ``@py`` (pure Python), ``@ivi`` or the path of a vendor's VISA library.
+        PyVISA back end: ``@py`` (pure Python) or ``@ivi`` (the VISA library that is installed). No file is loaded.
     terminator
         Ends every line, both directions.
     baudrate
@@ -167,7 +167,10 @@ def current_broker() -> Broker | None:
 
 def _transport(kind: str, address: str, settings: dict[str, Any]) -> Transport:
     broker = _BROKER.get()
-    return transport_of(kind, address, settings) if broker is None else broker.transport(kind, address, settings)
+    try:
+        return transport_of(kind, address, settings) if broker is None else broker.transport(kind, address, settings)
+    except ValueError as error:
+        raise LinkError(f"{address}: {error}") from error
 
 
 class Session:

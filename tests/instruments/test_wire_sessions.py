@@ -10,7 +10,7 @@ import pytest
 from scripted_peers import Peer
 
 from instruments.broker_client import Broker
-from instruments.roles import LinkError
+from instruments.roles import InstrumentError, LinkError
 from instruments.wire import PortSession, VisaSession, open_port, open_visa, through
 
 REOPENINGS = {VisaSession: 40, PortSession: 5}
@@ -247,3 +247,9 @@ def test_late_answers_among_many(talk):
             late += 1
             session.reopen()
     assert late > 0
+
+
+@pytest.mark.parametrize("backend", ["./evil.so", "/usr/lib/libvisa.so@ivi", "@sim", "@evil", ""])
+def test_a_back_end_is_named_and_no_file_is_loaded(held, backend):
+    with pytest.raises(InstrumentError, match="none of @py, @ivi"):
+        open_visa("TCPIP::127.0.0.1::9::SOCKET", timeout=0.3, backend=backend)

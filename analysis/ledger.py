@@ -67,7 +67,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Intent:
-    """A committed pulse, its place in the ledger, and whether it was fired (None: unknown, it counts as fired)."""
+    """A committed pulse, its place in the ledger, and whether it was fired (None: unknown, it counts as fired).
+
+    `after_step` is the last step of the lot that had been committed before: clocks jump, these numbers do not.
+    """
 
     run: int
     batch: int
@@ -75,6 +78,7 @@ class Intent:
     time: float
     fired: bool | None
     pulse: Pulse
+    after_step: int = 0
 
 
 @dataclass(frozen=True)
@@ -213,7 +217,7 @@ class Ledger(Steps):
             for position, pulse in enumerate(rows):
                 known = True if fired is not None else None if settled is None or frames is None else position < frames
                 try:
-                    found.append(Intent(row[1], number, position, row[3], known, _pulse(pulse)))
+                    found.append(Intent(row[1], number, position, row[3], known, _pulse(pulse), row[6]))
                 except (ValueError, TypeError) as error:
                     raise self._damaged_batch(number, die, str(error)) from error
         return found

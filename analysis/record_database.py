@@ -42,6 +42,10 @@ class Database:
         if self._lock is not None:
             self._lock.release()
 
+    def is_of_earlier_schema(self) -> bool:
+        """Whether the file was made by an earlier version; it is converted when it is opened to be written."""
+        return bool(self._rows("PRAGMA user_version") == [(record_schema_3.VERSION,)])
+
     def fold_in(self) -> None:
         """Write the log beside the file into the file, so that a copy of that alone holds all that was committed.
 

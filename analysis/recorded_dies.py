@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from analysis.read_noise import Reads
-from analysis.record import Record, Step
+from analysis.record import Intent, Record, Step
 from analysis.step_names import MEASURE_STATES, PROGRAM, SURVEY
 from mapping.coding import AP, DONT_CARE
 from mapping.die_record import CellClass, DieRecord
@@ -83,11 +83,11 @@ def measured_dies(record: Record) -> list[RecordedDie]:
 
 def kept_reads(record: Record, die: str, shape: tuple[int, int, int]) -> list[Reads]:
     """What was read on a die after batches of pulses, oldest first, where the step says how it read."""
-    time_of = {intent.batch: intent.time for intent in record.intents(die)}
-    told = [(row.step.started, row.step.ended, how) for row in record.steps(die) if (how := _read_how(row.inputs))]
+    step_of = {intent.batch: _in_step(intent) for intent in record.intents(die)}
+    told = {(row.step.run, row.step.id): how for row in record.steps(die) if (how := _read_how(row.inputs))}
     reads = []
     for batch, data in record.readings(die):
-        how = next((how for began, ended, how in told if began <= time_of[batch] <= ended), None)
+        how = told.get(step_of[batch])
         if how is not None and "g" in data:
             reads.append(Reads(on_die(data, shape), *how))
     return reads
@@ -101,12 +101,12 @@ def _measured_die(record: Record, site: tuple[int, int]) -> RecordedDie | None:
     if not measured:
         return None
     die = DieRecord.from_dataset(record.load(measured[-1]))
-    state, known = np.ones(die.geometry.shape, bool), measured[-1].ended  # a measurement ends with all written AP
+    state, known = np.ones(die.geometry.shape, bool), measured[-1].id  # a measurement ends with all written AP
     for step in steps:  # superseded ones too: what they did was done
-        if step.name == PROGRAM and step.started >= known:
+        if step.name == PROGRAM and step.id > known:
             states = record.load(step)["states"].values
             if states.shape == state.shape:
-                state, known = np.where(states == DONT_CARE, state, states == AP), step.ended
+                state, known = np.where(states == DONT_CARE, state, states == AP), step.id
     state = _read_since(record, name, die, state, known)
     return RecordedDie(name, site, die, state, _apart(record, measured[-1], die.geometry.shape))
 
@@ -114,14 +114,19 @@ def _measured_die(record: Record, site: tuple[int, int]) -> RecordedDie | None:
 def _apart(record: Record, measurement: Step, shape: tuple[int, int, int]) -> NDArray[np.bool_]:
     apart = np.zeros(shape, bool)
     for intent in record.intents(measurement.die):
-        if measurement.started <= intent.time <= measurement.ended and not intent.pulse.mask.all():
+        if _in_step(intent) == (measurement.run, measurement.id) and not intent.pulse.mask.all():
             apart[intent.pulse.kernel] |= intent.pulse.mask
     return apart
 
 
-def _read_since(record: Record, name: str, die: DieRecord, state: NDArray[np.bool_], known: float) -> NDArray[np.bool_]:
-    """States by what was read after batches later than `known` (s): of steps that did not come to their end."""
-    later = {intent.batch for intent in record.intents(name) if intent.time > known}
+def _in_step(intent: Intent) -> tuple[int, int]:
+    """Run and number of the step that a batch belongs to if that came to its end: the next one that was committed."""
+    return intent.run, intent.after_step + 1
+
+
+def _read_since(record: Record, name: str, die: DieRecord, state: NDArray[np.bool_], known: int) -> NDArray[np.bool_]:
+    """States by what was read after batches later than step `known`: of steps that did not come to their end."""
+    later = {intent.batch for intent in record.intents(name) if intent.after_step >= known}
     middle = (die.g_p + die.g_ap) / 2
     for batch, data in record.readings(name):
         if batch in later and "g" in data:

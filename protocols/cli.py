@@ -345,12 +345,15 @@ def score(
 def report(
     folder: Folder,
     json: Annotated[Path | None, typer.Option(help="Also write the numbers as JSON.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for report.html; by default the run's.")
+    ] = None,
 ) -> None:
     """Make table and report of a run again from its record, finished or not."""
     from protocols.show import show_record
 
     _check_json(json)
-    show_record(folder, json)
+    show_record(folder, json, out)
 
 
 @app.command()

@@ -123,10 +123,14 @@ def resume(
         if run is None:
             say(f"nothing to resume in {folder}: every protocol there is finished")
             return
+        earlier = record.is_of_earlier_schema()
         with in_folder_of(run):
             check_trust(folder, run["id"], run["provenance"].get("find"), agreed=trust)
             found = _as_started(run, assignments or {}, stop_after, skip)
             rehearsed = rehearse(record, found)
+    if earlier:
+        say("an earlier xbarlab made this record, which kept the functions of steps but not what they use: more of it "
+            "cannot be compared. Going on converts the record; what was measured stays as it is")  # fmt: skip
     for difference in program_differences(run["provenance"]):
         say(f"other than in run {run['id']}: {difference}")
     for change in rehearsed.changes:

@@ -175,15 +175,19 @@ KINDS: dict[type, Kind] = {
 }  # fmt: skip
 
 
-def show(console: Console, results: Any, out: Path, json_path: Path | None, **also: Any) -> None:
+def show(
+    console: Console, results: Any, out: Path, json_path: Path | None, *, page_in: Path | None = None, **also: Any
+) -> None:
     """Write the numbers of results as JSON if wanted (with `also` in it), then print them, then write `report.html`.
+
+    The page goes into the folder `page_in`, by default that of the lot, `out`.
 
     Raises
     ------
     ShowError
         If one of the files cannot be written; everything else was done.
     """
-    kind, report, faults = KINDS[type(results)], out / REPORT, list[str]()
+    kind, report, faults = KINDS[type(results)], (page_in or out) / REPORT, list[str]()
     again = command("xbar", "report", out)
     if json_path is not None:
         try:
@@ -196,7 +200,9 @@ def show(console: Console, results: Any, out: Path, json_path: Path | None, **al
         getattr(importlib.import_module(module), write)(results, report)
         console.print(f"report: {report.resolve()}")
     except OSError as error:
-        faults.append(f"cannot write {report}: {error.strerror or error}; make room, then {again} makes it")
+        faults.append(
+            f"cannot write {report}: {error.strerror or error}; make room, or choose a place: {again} --out FOLDER"
+        )
     if faults:
         raise ShowError("; ".join(faults))
 
@@ -205,8 +211,8 @@ class ShowError(RuntimeError):
     """What came out could not be written to a file; the record holds all of it."""
 
 
-def show_record(folder: Path, json_path: Path | None) -> None:
-    """Table, report and JSON of a run from its record."""
+def show_record(folder: Path, json_path: Path | None, out: Path | None = None) -> None:
+    """Table, report and JSON of a run from its record; the report goes into `out`, by default beside the record."""
     with Record.open(folder, create=False, write=False) as record:
         runs = record.runs()
         named = [kind for kind in KINDS.values() if runs and kind.protocol == runs[-1]["protocol"]]
@@ -215,7 +221,10 @@ def show_record(folder: Path, json_path: Path | None) -> None:
             say(f"numbers: {json_path} (there is no page for {runs[-1]['protocol']})")
             return
         kind = named[0] if named else KINDS[LotResults]
-        show(console(), kind.of_record(record), folder, json_path)
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            check_output(out / REPORT, "--out", lambda _: _has_record(out))
+        show(console(), kind.of_record(record), folder, json_path, page_in=out)
 
 
 def show_score(folder: Path, truth: Path, json_path: Path | None) -> None:

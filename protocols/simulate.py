@@ -7,8 +7,6 @@ done; the same folder goes on where it ended.
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import json
 import os
 import time
@@ -29,11 +27,10 @@ from analysis.lot_curves import conclusions, write_page
 from analysis.lot_sweeps import SWEEPS, LotPoint, Place, sweeps
 from analysis.summary import TRAININGS
 from analysis.table import duration
-from mapping import classify_cells, defects, emulation, network, training
 from mapping.mnist import Digits, load_mnist
 from mapping.network import BinaryNetwork
 from mapping.training import Architecture, Report
-from protocols import drawn_dies, lot_methods
+from protocols import source_code
 from protocols.console import can_redraw, console
 from protocols.drawn_dies import geometry_of, measured_records, scaled_lot
 from protocols.lot_methods import Methods, Recipes
@@ -48,8 +45,6 @@ VALUES: dict[str, tuple[float, ...]] = {
     "short": (30.0, 100.0, 1e3, 3e3),
     "selector": (0.5e3, 2e3, 5e3),
 }
-#: Modules that decide what a point gives; a folder goes on only with the same ones.
-SOURCES = (training, defects, network, emulation, classify_cells, drawn_dies, lot_methods)
 EMULATED = "every error is emulated from die records; nothing here was measured through arrays"
 FILE = "lots.json"
 _NETWORK_LARGEST = 1 << 24  # bytes of a network that lies beside the results
@@ -244,7 +239,6 @@ def _places(lot: Lot, values: Mapping[str, Sequence[float]]) -> list[Place]:
 
 def _settings(lot: Lot, name: str, dies: int, digits: Digits, recipes: Recipes) -> dict[str, Any]:
     """What must be the same for points to be compared, as JSON."""
-    source = "".join(inspect.getsource(module) for module in SOURCES)
     settings = {
         "lot": name,
         "lot_values": lot.model_dump(exclude={"sources"}),
@@ -255,7 +249,7 @@ def _settings(lot: Lot, name: str, dies: int, digits: Digits, recipes: Recipes) 
         "training_images": len(digits.train_labels),
         "test_images": len(digits.test_labels),
         "images_digest": array_digest(digits.train_images)[:16] + array_digest(digits.test_images)[:16],
-        "source": hashlib.sha256(source.encode()).hexdigest()[:16],
+        "source": source_code.digest(Methods, measured_records, scaled_lot, geometry_of),
     }
     return json.loads(json.dumps(settings))
 

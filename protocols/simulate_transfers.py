@@ -6,8 +6,6 @@ A point is one map of weights to conductances and one seed (`protocols.transfer_
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import json
 import os
 from collections.abc import Sequence
@@ -24,20 +22,15 @@ from analysis.digest import array_digest
 from analysis.table import duration
 from analysis.transfer_curves import conclusions, write_page
 from analysis.transfer_results import LOOP, METRICS, summary
-from mapping import closed_loop, differential_pairs, moon_kernels, moon_training, transfer_metrics, written_dies
 from mapping.differential_pairs import MAPS
 from mapping.moon_training import RECIPES
 from mapping.moons import Moons, half_moons, read_moons
-from protocols import transfer_study
+from protocols import source_code
 from protocols.console import can_redraw, console
 from protocols.progress import TimesColumn
 from protocols.provenance import provenance
 from protocols.transfer_study import Study
-from sim_backends.array import statistics
 
-#: Modules that decide what a point gives; a folder goes on only with the same ones.
-SOURCES = (closed_loop, differential_pairs, moon_kernels, moon_training, transfer_metrics, written_dies, transfer_study,
-           statistics)  # fmt: skip
 FILE, PAGE = "transfers.json", "transfers.html"
 
 
@@ -154,7 +147,6 @@ class _Kept:
 
 def _settings(study: Study, moons: Moons) -> dict[str, Any]:
     """What must be the same for points to be compared, as JSON."""
-    source = "".join(inspect.getsource(module) for module in SOURCES)
     settings = {
         "transfers": study.transfers,
         "dies": study.dies,
@@ -164,7 +156,7 @@ def _settings(study: Study, moons: Moons) -> dict[str, Any]:
         "points_digest": [array_digest(part.x)[:16] for part in (moons.train, moons.validation, moons.test)],
         "recipes": {name: asdict(recipe) for name, recipe in RECIPES.items()},
         "statistics": asdict(study.statistics),
-        "source": hashlib.sha256(source.encode()).hexdigest()[:16],
+        "source": source_code.digest(Study),
     }
     return json.loads(json.dumps(settings))
 

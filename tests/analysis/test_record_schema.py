@@ -113,6 +113,30 @@ def test_a_record_of_schema_3_is_replayed_from_as_it_was_before_a_run(old, tmp_p
         assert copy.load(copy.history("p", "d")[0]).attrs["number"] == 1.0
 
 
+@pytest.mark.parametrize("jump", [3600.0, -3600.0])
+def test_what_came_when_is_told_by_numbers_and_not_by_the_clock(tmp_path, monkeypatch, jump):
+    clock = [1e9]
+    monkeypatch.setattr("time.time", lambda: clock[0])
+    with Record.open(tmp_path / "lot") as record:
+        first = record.begin_run("p", {})
+        append(record, first, some_result(), die="c0")
+        batch = record.intend(first, "c1", [Pulse(0, MASK, 0.9, 2e-7)])
+        append(record, first, some_result(), die="c2")
+        clock[0] += jump
+        second = record.begin_run("p", {}, resumes=first)
+        record.settle(batch, 0)
+        append(record, second, some_result(), die="c3")
+        clock[0] -= jump - 1
+        third = record.begin_run("p", {}, resumes=second)
+        append(record, third, some_result(), die="c0")
+        assert record.dies() == ["c0", "c1", "c2", "c3"]
+        with record.copy_before(third, tmp_path / "third") as copy:
+            assert copy.unfired("c1") == [] and copy.dose("c1", SHAPE).max() == 0
+            assert copy.dies() == ["c0", "c1", "c2", "c3"]
+        with record.copy_before(second, tmp_path / "second") as copy:
+            assert [each.id for each in copy.unfired("c1")] == [batch] and copy.dies() == ["c0", "c1", "c2"]
+
+
 def test_a_changed_name_is_noticed(tmp_path):
     with Record.open(tmp_path) as record:
         run = record.begin_run("p", {})

@@ -109,4 +109,8 @@ def _read(path: Path) -> Points:
     if wrong.any():
         line = int(np.argmax(wrong)) + 2
         raise MoonsError(f"{path}, line {line}: coordinates must be numbers and labels 0 or 1")
+    outside = np.any(np.abs(values[:, :2] - 0.5) > 0.5 + 1e-9, axis=1)  # a coordinate of 1 is the whole read voltage
+    if outside.any():
+        line = int(np.argmax(outside)) + 2
+        raise MoonsError(f"{path}, line {line}: coordinates must lie from 0 to 1; scale both axes")
     return Points(values[:, :2], values[:, 2].astype(np.int64))

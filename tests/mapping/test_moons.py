@@ -46,7 +46,7 @@ def test_points_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "words"),
     [(["0.5,0.25,2"], "line 2.*0 or 1"), (["0.5,0.2,1", "nan,0.2,1"], "line 3"), (["0.5,0.25"], "2 columns"),
-     (["a,b,c"], "not a table")],
+     (["a,b,c"], "not a table"), (["0.5,0.2,1", "0.5,1.5,0"], "line 3.*from 0 to 1")],
 )  # fmt: skip
 def test_a_wrong_file_says_where(tmp_path, rows, words):
     for name in FILES:

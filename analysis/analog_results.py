@@ -79,8 +79,8 @@ def programming(dies: Iterable[Sequence[xr.Dataset]], *, whole: bool = False) ->
     Returns
     -------
     dict
-        `cells` asked for, each of which is in tolerance in the end, given up (`gave_up`) or was `known_broken` before
-        the first write; `within_tolerance` is a share of all of them, `within_tolerance_second_round` one of the
+        `cells` asked for, each of which is in tolerance in the end, or else was `known_broken` before the first write
+        or is given up (`gave_up`); `within_tolerance` is a share of all of them, `within_tolerance_second_round` one of the
         cells that the last writes asked for. `mean_error` is relative, over these; a cell that cannot be read counts
         as 100 % off. `pulses_per_cell` is of the cells that were not known as broken, which alone are pulsed.
     """
@@ -89,6 +89,7 @@ def programming(dies: Iterable[Sequence[xr.Dataset]], *, whole: bool = False) ->
     cells, broken, held = (sum(end[at] for end in ends) for at in range(3))
     asked_last = sum(int(np.count_nonzero(_asked(writes[-1]))) for writes in dies)
     held_last = sum(int(np.count_nonzero(_held(writes[-1]))) for writes in dies)
+    healthy = sum(int(writes[0].attrs["healthy"]) for writes in dies)
     pulses = sum(int(data["pulses"].sum()) for writes in dies for data in writes)
     reasons: Counter[str] = Counter()
     for writes in dies:
@@ -99,7 +100,7 @@ def programming(dies: Iterable[Sequence[xr.Dataset]], *, whole: bool = False) ->
         "known_broken": broken,
         "within_tolerance": held / cells if cells else None,
         "within_tolerance_second_round": held_last / asked_last if asked_last else None,
-        "pulses_per_cell": pulses / (cells - broken) if cells > broken else None,
+        "pulses_per_cell": pulses / healthy if healthy else None,
         "gave_up": cells - broken - held,
         "reasons": dict(reasons),
         "passes": max((sum(data.attrs["passes"] for data in writes) for writes in dies), default=0),

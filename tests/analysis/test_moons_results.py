@@ -94,6 +94,7 @@ def test_what_is_known_as_broken_is_part_of_the_whole():
     assert took["within_tolerance"] == 43 / 64 and took["pulses_per_cell"] == 10
     broken = write()
     broken["outcome"][:] = Outcome.DEFECT
+    broken.attrs["healthy"] = 0
     took = programming([[broken]])
     assert (took["cells"], took["known_broken"], took["within_tolerance"]) == (64, 64, 0.0)
     assert took["pulses_per_cell"] is None

@@ -80,9 +80,9 @@ def programming(dies: Iterable[Sequence[xr.Dataset]], *, whole: bool = False) ->
     -------
     dict
         `cells` asked for, each of which is in tolerance in the end, or else was `known_broken` before the first write
-        or is given up (`gave_up`); `within_tolerance` is a share of all of them, `within_tolerance_second_round` one of the
-        cells that the last writes asked for. `mean_error` is relative, over these; a cell that cannot be read counts
-        as 100 % off. `pulses_per_cell` is of the cells that were not known as broken, which alone are pulsed.
+        or is given up (`gave_up`); `within_tolerance` is a share of all of them, `within_tolerance_second_round` one of
+        the cells that the last writes asked for. `mean_error` is relative, over these; a cell that cannot be read
+        counts as 100 % off. `pulses_per_cell` is of the cells that were not known as broken, which alone are pulsed.
     """
     dies = list(dies)
     ends = [_end(writes, whole) for writes in dies]

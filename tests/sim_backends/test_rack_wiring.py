@@ -235,7 +235,7 @@ class TestPulses:
         ({"rows": {"A": "smu.a", "B": "smu.a"}}, "plugged into two rows"),
         ({"die_rows": ["113"]}, "'113' is no slot"),
         ({"die_rows": ["101"], "die_columns": ["101"]}, "two pads on one column"),
-        ({"series_resistance": -1}, "greater than or equal to 0"),
+        ({"series_resistance": -1}, "less than 0 Ohm"),
     ],
 )
 def test_wiring_that_cannot_be(spec, message):

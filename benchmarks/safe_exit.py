@@ -178,7 +178,9 @@ class Held:
 def look(bench: Any, die: Any) -> xr.Dataset:
     """A step that reads and is held then."""
     current = bench.array.read(0, 0.1)
+    bench.report("switches the 2450 on", 0.1)
     switch_on()
+    bench.report("is held", 0.2)
     held = Held(os.environ["SAFE_EXIT_FAULT"], Path(os.environ["SAFE_EXIT_FOLDER"]))
     held.wait(alive=lambda: bench.report("held", 0.5))
     if held.fault == "storage":

@@ -26,6 +26,8 @@ from sim_backends.array.devices.tio2 import WINDOW, TiO2Devices
 from sim_backends.array.network import Lines
 from sim_backends.array.passive_array import PassiveArray
 
+pytestmark = pytest.mark.slow
+
 
 @given(
     arrays(bool, (3, 12)),

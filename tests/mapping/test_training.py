@@ -26,6 +26,8 @@ from mapping.training import (
     training_set,
 )
 
+pytestmark = pytest.mark.slow
+
 ARCHITECTURE = Architecture(inputs=60, hidden=24, copies=(1, 2), rows_per_multiply=(5, 2))
 
 

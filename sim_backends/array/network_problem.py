@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, SupportsFloat, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,6 +17,7 @@ LEFT, RIGHT, TOP, BOTTOM = range(4)
 NO_RESISTANCE = 0.0
 ROUNDING = 4e-16  # of all currents together: what their sum may miss
 _FLOAT64 = np.dtype(np.float64)
+_NUMBER = (float, int, np.floating)
 OUT_OF_BALANCE = np.array([1.0, 1.0, -1.0, -1.0])  # columns count out of the array
 
 
@@ -174,7 +175,7 @@ class Problem:
         """Check what a caller gave and bring it into one shape; sources are left, right, top, bottom."""
         nonlinear, g, shape = _devices(devices)
         rows, columns = shape[-2:]
-        if not isinstance(tolerance, SupportsFloat) or not 1e-13 <= float(tolerance) < 1:
+        if not isinstance(tolerance, _NUMBER) or not 1e-13 <= float(tolerance) < 1:
             raise NetworkError(f"tolerance {tolerance!r}: give a relative error from 1e-13 up to below 1")
         sides = (
             Side.of(sources[LEFT], "left", "row", rows),

@@ -15,6 +15,7 @@ restarts when its port is opened, a third one that each run starts itself.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import tempfile
@@ -194,8 +195,10 @@ def main() -> None:
             took = time.monotonic() - began
             print(f"{len(done)} of {len(planned)} trials, {kills} kills, {took:.0f} s", flush=True)
     except KeyboardInterrupt:  # what is done counts
-        pool.shutdown(wait=False, cancel_futures=True)
-        print("interrupted")
+        print(f"interrupted; folders are kept in {home}")
+        show(done, time.monotonic() - began)
+        sys.stdout.flush()
+        os._exit(130)  # trials that are under way do not end by themselves
     show(done, time.monotonic() - began)
     failed = any(judged is None for _, judged in done)
     if not failed:

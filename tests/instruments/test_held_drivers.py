@@ -63,7 +63,7 @@ def test_a_driver_of_qcodes_speaks_through_our_session(file, meter, visalib):
         assert found is station.components["meter"] and type(found).__name__ == "Keithley2450"
         assert not any("OUTP" in line for line in meter.lines)  # connecting switches nothing
         found.output_enabled(True)
-        assert meter.on and found.output_enabled() is True
+        assert found.output_enabled() is True and meter.on  # asked first: what was written before has arrived then
         assert str(meter.port) in station.snapshot(update=False)["instruments"]["meter"]["address"]
         station.prober.contact()
     assert not meter.on and meter.lines[-2:] == [":OUTP OFF", ":OUTP?"]
@@ -75,8 +75,8 @@ def test_a_driver_of_pymeasure_does_too(file, meter):
     with load_station(file):
         found = Instrument.find_instrument("meter")
         found.enable_source()
-        assert meter.on and found.source_enabled
         found.source_voltage = 0.5
+        assert found.source_enabled and meter.on  # asked first: what was written before has arrived then
         assert ":SOUR:VOLT:LEV 0.5" in meter.lines
         assert found.snapshot(update=False)["name"] == "meter"
     assert not meter.on

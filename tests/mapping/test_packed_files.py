@@ -126,11 +126,11 @@ def test_pictures_are_read_by_pillow_alone(tmp_path):
 
 def test_points_are_not_unpacked(tmp_path, monkeypatch):
     for name in FILES:
-        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(b"x0,x1,label\n1,2,0\n"))
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(b"x0,x1,label\n0.1,0.2,0\n"))
     with pytest.raises(MoonsError, match="cannot read"):
         read_moons(tmp_path)
     for name in FILES:
-        (tmp_path / name).write_bytes(b"x0,x1,label\n1,2,0\n")
+        (tmp_path / name).write_bytes(b"x0,x1,label\n0.1,0.2,0\n")
     assert len(read_moons(tmp_path).train) == 1
     monkeypatch.setattr("mapping.moons._LARGEST", 10)
     with pytest.raises(MoonsError, match="larger than"):

@@ -133,7 +133,7 @@ def test_what_would_be_refused_is_refused_in_the_plan(how, said):
     ("change", "said"),
     [
         (lambda array: array.update(columns=array["rows"]), "two lines on column 101"),
-        (lambda array: array.update(pulse_limit="12 V"), "pulse_limit 12 V is outside of 0 to 10 V"),
+        (lambda array: array.update(pulse_limit="12 V"), "pulse_limit: '12 V' is 12 V, more than 10 V"),
         (lambda array: array.update(smu="smu2"), "there is no smu 'smu2'"),
         (lambda array: array.update(ground_row="A"), "row A is taken twice"),
     ],

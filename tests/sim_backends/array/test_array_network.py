@@ -147,7 +147,11 @@ def test_many_vectors_agree_with_star_mesh_elimination(case: Case, method: netwo
 @settings(max_examples=15)
 @given(cases(sizes=[(3, 5), (8, 8), (2, 19)], vectors=20, uneven=True), st.sampled_from(["auto", "lines", "direct"]))
 def test_lines_that_float_for_some_vectors_only(case: Case, method: network.Method) -> None:
-    solution = solve(case.g, **case.sources, lines=case.lines, method=method)
+    try:
+        solution = solve(case.g, **case.sources, lines=case.lines, method=method)
+    except ConvergenceError as refused:  # where next to nothing flows, rounding is more than the tolerance lets pass
+        assert method == "lines" and "rounding" in str(refused)
+        return
     for vector in (0, 11, 19):
         expected = case.expected(vector)
         assert largest_error(solution, expected, vector) <= ESTIMATED * expected.largest + case.rounding

@@ -121,7 +121,7 @@ def _home(dotted: str) -> str:
         if package == dotted.partition(".")[0] and package == "instruments":
             break
     if dotted.partition(".")[0] in sys.stdlib_module_names:
-        raise DriverError("Python's own library has no instruments")
+        raise DriverError("Python's own library has no instruments; give the class of a driver")
     where = f" or {file}" if (file := settings_file()) is not None else ""
     raise DriverError(
         f"it is in none of the packages whose drivers are imported ({', '.join(known.values())}): importing runs what "

@@ -98,7 +98,7 @@ def broken_off(home, station, look):
 def finished(home, broken_off):
     """The same run gone on with to its end."""
     folder = shutil.copytree(broken_off, home / "finished")
-    done = xbar("resume", folder)
+    done = xbar("resume", folder, "--trust")
     assert done.status == 0, done.said
     return folder
 
@@ -157,14 +157,14 @@ def nothing_moves(log):
 
 # -- folders and records -------------------------------------------------------------------------------------------
 
-#: Every command that takes a folder of a run.
+#: Every command that takes a folder of a run. A copy of a folder is not known as the user's own, so he says that it is.
 OF_A_RUN = {
     "status": ("status", "RUN"),
     "pause": ("pause", "RUN"),
     "abort": ("abort", "RUN"),
-    "resume": ("resume", "RUN"),
+    "resume": ("resume", "RUN", "--trust"),
     "report": ("report", "RUN"),
-    "replay": ("replay", "RUN"),
+    "replay": ("replay", "RUN", "--trust"),
     "export": ("export", "RUN", "--to", "csv"),
     "score": ("score", "RUN", "TRUTH"),
     "twin": ("twin", "RUN", "-o", "OUT/lot.yaml"),
@@ -311,7 +311,7 @@ TRAFFIC = {
 def test_traffic_that_is_not_what_was_recorded(run, how):
     TRAFFIC[how](traffic_file(run, 1))
     with unchanged(run):
-        said = refused("replay", run, "--run", 1, names="run-0001.traffic")
+        said = refused("replay", run, "--run", 1, "--trust", names="run-0001.traffic")
     if how.startswith("a flipped byte"):
         assert "was damaged or edited" in said or "of this version" in said
 
@@ -321,7 +321,7 @@ def test_traffic_that_was_torn_off(run, share):
     """What a power cut left out may be no more than the farewells; else the replay says where it ends."""
     cut(share)(traffic_file(run, 1))
     with unchanged(run):
-        done = xbar("replay", run, "--run", 1)
+        done = xbar("replay", run, "--run", 1, "--trust")
     assert (done.status, "3 of 3 steps" in done.said) in ((0, True), (1, False))
     assert done.status == 0 or "run-0001.traffic" in done.said.replace("\n", "")
 
@@ -382,7 +382,7 @@ def test_a_station_file_that_is_not_the_recorded_one(station, unfinished, change
     else:
         file.write_bytes(file.read_bytes() + {"other": b"# one more line\n", "binary": b"\xff\xfe"}[change])
     with nothing_moves(log), unchanged(unfinished):
-        refused("resume", unfinished, names=file)
+        refused("resume", unfinished, "--trust", names=file)
 
 
 @contextlib.contextmanager
@@ -398,7 +398,7 @@ def in_its_place(file, log, **config):
 def test_another_board(station, unfinished, lot, tmp_path):
     log, board = tmp_path / "log", {"identity": "xbarlab,virtual array board,VB0002,1.0"}
     with in_its_place(station[0], log, lot=str(lot), seed=3, board=board):
-        said = refused("resume", unfinished, "--yes", names=("VB0001", "VB0002", "array"))
+        said = refused("resume", unfinished, "--yes", "--trust", names=("VB0001", "VB0002", "array"))
     assert "--out" in said
     assert of_kind(happened(log), *ACTIONS) == []
 
@@ -413,7 +413,7 @@ def assert_only_looked_at(log):
 def test_another_wafer(station, unfinished, lot, tmp_path):
     log = tmp_path / "log"
     with in_its_place(station[0], log, lot=str(lot), seed=4):
-        refused("resume", unfinished, "--yes", names=("c0r1", "Nothing was fired"))
+        refused("resume", unfinished, "--yes", "--trust", names=("c0r1", "Nothing was fired"))
     assert_only_looked_at(log)
 
 
@@ -425,11 +425,11 @@ def test_a_mirrored_die(station, unfinished, twin, tmp_path):
     log = tmp_path / "log"
     np.savez(tmp_path / "twin.npz", **cells | {k: cells[k][..., ::-1] for k in ("g_p", "g_ap", "kind", "state")})
     with in_its_place(station[0], log, lot=str(tmp_path / "twin.yaml")):
-        refused("resume", unfinished, "--yes", names=("c0r1", "Nothing was fired"))
+        refused("resume", unfinished, "--yes", "--trust", names=("c0r1", "Nothing was fired"))
     assert_only_looked_at(log)
     np.savez(tmp_path / "twin.npz", **cells)
     with in_its_place(station[0], tmp_path / "log 2", lot=str(tmp_path / "twin.yaml")):
-        done = xbar("resume", unfinished, "--yes")
+        done = xbar("resume", unfinished, "--yes", "--trust")
     assert done.status == 0, done.said
 
 
@@ -865,7 +865,7 @@ def test_a_broker_file_that_was_left_or_edited_means_nothing(unfinished, content
     """Nobody trusts it: the broker of a run is the one that the run itself started."""
     (unfinished / "broker.json").write_bytes(content)
     assert xbar("status", unfinished).status == 0
-    done = xbar("resume", unfinished)
+    done = xbar("resume", unfinished, "--trust")
     assert done.status == 0, done.said
     assert not (unfinished / "broker.json").exists()
 

@@ -17,8 +17,8 @@ from protocols.bench import Bench, Die, WrongDieError
 from protocols.characterise_analog import measure_analog
 
 
-class PowerCutError(RuntimeError):
-    """The program ends here."""
+class PowerCutError(BaseException):
+    """The program ends here; no refusal of the tester, after which its count would be asked at once."""
 
 
 def _do(bench, die, function, **inputs):

@@ -103,7 +103,7 @@ class FaultyStation:
 
     def steps(self, die):
         with self.record() as record:
-            return [step.function.rpartition(".")[2] for step in record.history("exercise", die)]
+            return [step.name.rpartition(".")[2] for step in record.history("exercise", die)]
 
     def happened(self, *kinds):
         """What physically happened up to now; only entries of `kinds`, if given."""

@@ -38,7 +38,7 @@ def rng():
 def test_measured_emulated_and_modelled_products_agree_within_read_noise(bench, lot, die, programmed, rng):
     record, placement, states = programmed
     v_read, lsb = record.conditions["v_read"], bench.array.capabilities().dac_lsb
-    x = np.round(rng.uniform(-1, 1, (60, 100)) * v_read / lsb) * lsb / v_read  # on the grid of the converter
+    x = np.trunc(rng.uniform(-1, 1, (60, 100)) * v_read / lsb) * lsb / v_read  # on the converter's grid, none beyond 1
     multiplier = ArrayMultiplier(bench, placement, record)
     measured = np.stack([multiplier(0, x) for _ in range(REPEATS)])
     noise = measured.std(axis=0, ddof=1)

@@ -177,7 +177,9 @@ def test_a_step_with_an_unknown_verdict(lot):
     with pytest.raises(VerdictError, match=r"measure gave verdict 'FAIL'; a step's verdict is pass"):
         lot(each)
     with lot.record() as record:
-        assert record.history("p", "c1r0") == []  # what nobody can judge is not kept
+        (step,) = record.history("p", "c1r0")  # what was measured is kept, for someone to judge
+        assert step.verdict == "inconclusive" and record.load(step)["x"].values.tolist() == [0]
+        assert "measure gave verdict 'FAIL'" in record.load(step).attrs["reason"]
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def test_superposition_of_linear_cells(seed, a, b):
     rng = np.random.default_rng(seed)
     coefficients = np.zeros((3, 6, 9))
     coefficients[0] = np.exp(0.5 * rng.standard_normal((6, 9))) / 7000
-    model = product_model(coefficients, 0.1, "backward", 0.5, 0.5, r_contact=1.0)
+    model = product_model(coefficients, 0.2, "backward", 0.5, 0.5, r_contact=1.0)  # the sum may reach twice 0.1 V
     x, y = 0.1 * rng.random((2, 1, 6))
     together = model.currents(a * x + b * y)
     np.testing.assert_allclose(together, a * model.currents(x) + b * model.currents(y), rtol=1e-9, atol=1e-18)

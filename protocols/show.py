@@ -215,12 +215,13 @@ def show_record(folder: Path, json_path: Path | None, out: Path | None = None) -
     """Table, report and JSON of a run from its record; the report goes into `out`, by default beside the record."""
     with Record.open(folder, create=False, write=False) as record:
         runs = record.runs()
-        named = [kind for kind in KINDS.values() if runs and kind.protocol == runs[-1]["protocol"]]
-        if not named and runs and json_path is not None:  # no page, but numbers
+        newest = [run["protocol"] for run in reversed(runs)]
+        paged = [kind for name in newest for kind in KINDS.values() if kind.protocol == name]
+        if not paged and runs and json_path is not None:  # no page, but numbers
             write_whole(json_path, dump_json(run_numbers(record, runs[-1]["id"])))
             say(f"numbers: {json_path} (there is no page for {runs[-1]['protocol']})")
             return
-        kind = named[0] if named else KINDS[LotResults]
+        kind = paged[0] if paged else KINDS[LotResults]  # of the newest run that has a page
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
             check_output(out / REPORT, "--out", lambda _: _has_record(out))

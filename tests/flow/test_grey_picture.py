@@ -61,7 +61,7 @@ def test_the_numbers_are_told(home, numbers):
 
 def test_the_page_shows_it(home):
     page = (home / "lot" / "report.html").read_text(encoding="utf-8")
-    assert "Picture on passive dies" in page and page.count("data-root-id") == 5
+    assert "Picture on passive dies" in page and page.count("data-root-id") >= 5
     again = xbar("report", home / "lot", "--json", home / "again.json")
     assert again.status == 0, again.said
     first = json.loads((home / "numbers.json").read_text(encoding="utf-8"))

@@ -56,7 +56,7 @@ def test_the_numbers_are_told(home, numbers):
     assert numbers["defects"]["c2r6"]["lines"] == ["row 7"]
     assert numbers["time"]["writing_s"] > 0
     said = " ".join((home / "said").read_text(encoding="utf-8").split())
-    assert "Mean relative error" in said and "below the 4%" in said.replace("4 %", "4%")
+    assert "Mean relative error" in said and "too few of the cells work to compare" in said  # a row of eight is dead
 
 
 def test_the_page_shows_it(home):

@@ -369,7 +369,11 @@ def test_more_conductance_anywhere_takes_more_current(shape: tuple[int, int], se
 @settings(max_examples=40)
 @given(cases(sizes=[(1, 4), (5, 4), (9, 12)], decades=(-7, -2)), st.sampled_from(["lines", "direct"]))
 def test_sources_deliver_what_cells_and_lines_turn_into_heat(case: Case, method: network.Method) -> None:
-    solution = solve(case.g, **case.sources, lines=case.lines, cells=True, method=method)
+    try:
+        solution = solve(case.g, **case.sources, lines=case.lines, cells=True, method=method)
+    except ConvergenceError as refused:  # where next to nothing flows, rounding is more than the tolerance lets pass
+        assert method == "lines" and "rounding" in str(refused)
+        return
     dissipated = case.expected(0).dissipated
     terminals = np.max(np.abs(solution.currents)) * case.span(0)
     assert abs(solution.power[0] - dissipated) <= 1e-8 * terminals + case.rounding

@@ -212,16 +212,21 @@ class ShowError(RuntimeError):
 
 
 def show_record(folder: Path, json_path: Path | None, out: Path | None = None) -> None:
-    """Table, report and JSON of a run from its record; the report goes into `out`, by default beside the record."""
+    """Table, report and JSON from a record, of its newest run that has a page, else (JSON alone) of its newest run.
+
+    The report goes into `out`, by default beside the record.
+    """
     with Record.open(folder, create=False, write=False) as record:
-        runs = record.runs()
-        newest = [run["protocol"] for run in reversed(runs)]
-        paged = [kind for name in newest for kind in KINDS.values() if kind.protocol == name]
-        if not paged and runs and json_path is not None:  # no page, but numbers
-            write_whole(json_path, dump_json(run_numbers(record, runs[-1]["id"])))
-            say(f"numbers: {json_path} (there is no page for {runs[-1]['protocol']})")
+        protocols = [run["protocol"] for run in record.runs()]
+        paged = {kind.protocol: kind for kind in KINDS.values()}
+        shown = next((name for name in reversed(protocols) if name in paged), None)
+        if shown is None and protocols and json_path is not None:  # no page, but numbers
+            write_whole(json_path, dump_json(run_numbers(record, record.runs()[-1]["id"])))
+            say(f"numbers: {json_path} (there is no page for {protocols[-1]})")
             return
-        kind = paged[0] if paged else KINDS[LotResults]  # of the newest run that has a page
+        if shown is not None and shown != protocols[-1]:
+            say(f"this is of {shown}; there is no page for {protocols[-1]}, which was run since")
+        kind = KINDS[LotResults] if shown is None else paged[shown]
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
             check_output(out / REPORT, "--out", lambda _: _has_record(out))

@@ -22,6 +22,8 @@ from rich.console import Console
 from analysis import record_database
 from analysis.record import Pulse, Record, RecordError
 from instruments.roles import (
+    ArrayCapabilities,
+    CurrentRange,
     InstrumentError,
     InterlockError,
     LimitError,
@@ -383,6 +385,13 @@ def test_what_could_not_be_made_safe_is_said(at_station, monkeypatch):
     assert any("NOT SAFE" in note and "needles up" in note for note in raised.value.__notes__)
 
 
+CAPS = ArrayCapabilities(
+    **vars(MTJ_20K), v_min=-1.5, v_max=1.5, v_read_max=0.3, dac_lsb=1e-3, adc_bits=12, ranges=(CurrentRange(0, 1e-4),),
+    width_min=2e-8, width_max=1e-3, width_step=1e-8, count_max=1000, averages_max=64, banks=2, vectors_max=8,
+    cell="2T1R",
+)  # fmt: skip
+
+
 class LateTester:
     """A tester that says it fired nothing, and then counts `late` frames more: a request was still on its way."""
 
@@ -390,7 +399,7 @@ class LateTester:
         self.actions, self.pulses, self._late = 7, 0, late
 
     def capabilities(self):
-        return MTJ_20K  # as far as a dose needs it
+        return CAPS
 
     def identify(self):
         return "late"

@@ -31,7 +31,6 @@ class ArrayMultiplier:
     def __init__(self, bench: Bench, placement: Placement, die_record: DieRecord, *, averages: int = 1) -> None:
         self._bench, self._placement, self._averages = bench, placement, averages
         self.v_read = float(die_record.conditions["v_read"])
-        self._unit = float(applied_read_voltage(bench.array.capabilities(), self.v_read))
         good = die_record.cell_class == CellClass.GOOD
         self.dg = weight_unit(die_record)
         self._mean = float(np.median((die_record.g_p + die_record.g_ap)[good])) / 2
@@ -56,7 +55,8 @@ class ArrayMultiplier:
                 loaded = read.group
             currents = self._multiply(read, len(x), current_range)
             lines[:, read.copies, read.group, read.lines] = np.clip(currents, -full_scale, full_scale)
-        return (lines[..., 0::2] - lines[..., 1::2]) / (self._unit * self.dg)
+        applied = float(applied_read_voltage(self._bench.array.capabilities(), self.v_read))
+        return (lines[..., 0::2] - lines[..., 1::2]) / (applied * self.dg)
 
     def _multiply(self, read: Read, count: int, current_range: int) -> FloatArray:
         return self._bench.array.multiply(

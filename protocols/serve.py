@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,14 +56,15 @@ def serve(
             write_simulated_station(write, addresses, clock)
         except OSError as error:
             raise StationError(f"cannot write {write}: {error.strerror}; choose another --write") from error
-        say(f"lot {addresses['lot']}, seed {addresses['seed']}")
-        for name in ("prober", "board", "smu", "pulser", "matrix"):
-            if name in addresses:
-                say(f"{name:7} {addresses[name]}")
-        if "magnet" in addresses:
-            say(f"magnet  {addresses['magnet']} (docs/magnet.md: its entry in {write})")
-        say(f"clients: {command('xbar', 'run', 'PROTOCOL', '--station', write)}\nCtrl-C ends the station")
-        wait_for_end(forever=True)
+        with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C counts from the first word on
+            say(f"lot {addresses['lot']}, seed {addresses['seed']}")
+            for name in ("prober", "board", "smu", "pulser", "matrix"):
+                if name in addresses:
+                    say(f"{name:7} {addresses[name]}")
+            if "magnet" in addresses:
+                say(f"magnet  {addresses['magnet']} (docs/magnet.md: its entry in {write})")
+            say(f"clients: {command('xbar', 'run', 'PROTOCOL', '--station', write)}\nCtrl-C ends the station")
+            wait_for_end(forever=True)
     if config.truth:
         say(f"truth: {config.truth}")
 

@@ -28,7 +28,7 @@ STEP = 0.05  # of the inverse of gamma times the anisotropy field
 EQUILIBRATE = 500.0  # the same units; several relaxation times at this damping
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _slope(
     x: float, y: float, z: float, hx: float, hy: float, hz: float, damping: float, torque: float
 ) -> tuple[float, float, float]:
@@ -41,7 +41,7 @@ def _slope(
     return scale * (-cx + wx - x * dot), scale * (-cy + wy - y * dot), scale * (-cz + wz - z * dot)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def switched(
     draws: int,
     duration: float,

@@ -256,7 +256,7 @@ def test_dose_is_at_least_what_the_cells_got(simulated, monkeypatch):
 
 @pytest.mark.slow
 def test_dose_is_at_least_what_the_cells_got_in_many_sequences(simulated, monkeypatch):
-    run_machine(monkeypatch, 40, 20)
+    run_machine(monkeypatch, 10, 20)
 
 
 def test_what_the_machine_looks_at_would_find_a_pulse_behind_the_records_back(simulated):

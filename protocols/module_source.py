@@ -6,7 +6,7 @@ import ast
 import builtins
 import linecache
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,15 @@ class Imported:
 
     module: str
     name: str
+
+
+@dataclass(frozen=True)
+class Said:
+    """A statement without comments; what it refers to outside of itself; what is imported within it."""
+
+    source: str
+    references: list[Reference]
+    imported: dict[str, Imported]
 
 
 @dataclass(eq=False)
@@ -71,12 +80,20 @@ class ModuleSource:
         nodes = (node for node in ast.walk(self.tree) if isinstance(node, ast.Global | ast.Nonlocal))
         return {name for node in nodes for name in node.names}
 
-    def references(self, node: ast.AST) -> tuple[set[Reference], dict[str, Imported]]:
-        """What a statement refers to outside of itself, and what is imported within it."""
-        finder = _References()
-        finder.visit(node)
-        inner = [each for each in ast.walk(node) if isinstance(each, _IMPORT)]
-        return finder.found, dict(_imported(inner, self.package))
+    def said_by(self, node: ast.AST, without: Callable[[ast.AST], ast.AST]) -> Said:
+        """What one of its statements says, once `without` has taken off it what does not count; looked at once."""
+        if node not in self._said:
+            shown = without(node)
+            finder = _References()
+            finder.visit(shown)
+            inner = [each for each in ast.walk(shown) if isinstance(each, _IMPORT)]
+            self._said[node] = Said(plain(shown), sorted(finder.found), dict(_imported(inner, self.package)))
+        return self._said[node]
+
+    @cached_property
+    def _said(self) -> dict[ast.AST, Said]:
+        """The statements that were looked at: many functions are made of the same ones."""
+        return {}
 
 
 def plain(node: ast.AST) -> str:

@@ -243,13 +243,11 @@ class _Walk:
             self._runtime_value(module, name, statements)
 
     def _add(self, name: str, node: ast.AST, module: ModuleSource) -> None:
-        shown = _without_marks(node, module)
-        source = plain(shown)
-        if source not in self._parts.get(name, ""):
-            self._parts[name] = "\n".join(filter(None, [self._parts.get(name), source]))
-        references, inner = module.references(shown)
-        for reference in sorted(references):
-            self._follow(module, inner, reference)
+        said = module.said_by(node, without=functools.partial(_without_marks, module=module))
+        if said.source not in self._parts.get(name, ""):
+            self._parts[name] = "\n".join(filter(None, [self._parts.get(name), said.source]))
+        for reference in said.references:
+            self._follow(module, said.imported, reference)
 
     def _follow(self, module: ModuleSource, inner: dict[str, Imported], reference: Reference) -> None:
         name, *attributes = reference

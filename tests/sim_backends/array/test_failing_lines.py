@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from sim_backends.array.failing_lines import TIE, FailingLines
 from sim_backends.array.failures import FailureRates as Rates
 from sim_backends.array.failures import Failures, draw_failures
-from sim_backends.array.network import Drive, Lines, solve
+from sim_backends.array.network import Drive, Lines, NetworkError, solve
 
 ROWS, COLUMNS = 5, 6
 MANY = Rates(row_open=0.3, column_open=0.3, rows_tied=0.0)
@@ -53,7 +53,12 @@ def test_breaks_are_segments_of_infinite_resistance(seed):
         if reach < ROWS:
             r_column[ROWS - reach, column] = np.inf
     v_row, v_column = rng.uniform(-1, 1, ROWS), rng.uniform(-1, 1, COLUMNS)
-    exact = solve(cells.g, left=v_row, bottom=v_column, lines=Lines(r_row, r_column, 1.0), cells=True, method="direct")
+    try:
+        exact = solve(
+            cells.g, left=v_row, bottom=v_column, lines=Lines(r_row, r_column, 1.0), cells=True, method="direct"
+        )
+    except NetworkError:
+        reject()  # a crossing that breaks of its row and its column cut off has no voltage there
     ours = FailingLines(Lines(r, r, 1.0), failures).flow(cells, v_row, v_column, inside=True)
     largest = max(np.abs(exact.i_left).max(), np.abs(exact.i_bottom).max())
     np.testing.assert_allclose(ours.i_row, exact.i_left, atol=1e-4 * largest)
@@ -80,7 +85,11 @@ def test_ideal_lines_show_between_terminals_what_the_failures_say(seed, rates):
         shown[row] = -network.flow(cells, v_row, 0.0).i_column / 0.2
     tied = (failures.row_net[:, None] == failures.row_net).sum(axis=1) > 1
     told = ~(failures.cut_off & tied[:, None])  # there the closed form forgets the tied row
-    np.testing.assert_allclose(shown[told], failures.between_terminals(cells.g)[told], rtol=0.02, atol=3e-9)
+    behind_a_tie = cells.g.sum(axis=1).max() / TIE  # what its resistance takes of the voltage, at most
+    close = 0.005 + 2 * behind_a_tie
+    np.testing.assert_allclose(
+        shown[told], failures.between_terminals(cells.g)[told], rtol=close, atol=1e-4 * cells.g.mean()
+    )
 
 
 def test_two_sources_on_tied_rows_work_against_each_other():

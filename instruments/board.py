@@ -17,18 +17,11 @@ from instruments.board_link import BoardError, BoardLink
 from instruments.calibration import Calibration
 from instruments.frames import LARGEST_PAYLOAD, Opcode, Status
 from instruments.quantities import PulseLimit, Timeout, Whole
-from instruments.roles import (
-    ArrayCapabilities,
-    BoolArray,
-    BusyError,
-    Direction,
-    Executed,
-    FloatArray,
-    IdleMode,
-    InstrumentError,
-    LimitError,
-)
+from instruments.roles import ArrayCapabilities, BusyError, Direction, Executed, IdleMode, InstrumentError, LimitError
 from instruments.wire import open_port
+
+BoolArray = NDArray[np.bool_]
+FloatArray = NDArray[np.float64]
 
 Baudrate = Annotated[int, Whole(300, 20_000_000)]
 

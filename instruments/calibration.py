@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from instruments.roles import FloatArray
+FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from instruments.roles import ArrayCapabilities, BoolArray, FloatArray, LimitError
+from instruments.roles import ArrayCapabilities, LimitError
+
+BoolArray = NDArray[np.bool_]
+FloatArray = NDArray[np.float64]
 
 _SLACK = 1e-9  # relative; forgives the last bit of a decimal written in binary, nothing an instrument could tell
 

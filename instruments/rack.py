@@ -21,10 +21,8 @@ from instruments.quantities import SECOND, VOLT, Compliance
 from instruments.rack_sweep import DRIVE, SENSE, CellSweep, bias_of, check_steps
 from instruments.roles import (
     ArrayCapabilities,
-    BoolArray,
     CurrentRange,
     Direction,
-    FloatArray,
     IdleMode,
     InstrumentError,
     InterlockError,
@@ -36,6 +34,9 @@ from instruments.roles import (
     SwitchMatrix,
     UnknownOutcomeError,
 )
+
+BoolArray = NDArray[np.bool_]
+FloatArray = NDArray[np.float64]
 
 RackPulseLimit = Annotated[float, VOLT.within(0.0, 10.0, above=True, example="2.1 V")]
 ReadLimit = Annotated[float, VOLT.within(0.0, 6.0, above=True, example="300 mV")]

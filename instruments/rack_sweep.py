@@ -18,8 +18,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from instruments.roles import FloatArray, LimitError, Pulser, SourceMeter, SweptCell
+from instruments.roles import LimitError, Pulser, SourceMeter, SweptCell
+
+FloatArray = NDArray[np.float64]
 
 SOFTEST = 2.0
 """Largest product of the generator's resistance and the conductance of all other cells (assumed).

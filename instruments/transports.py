@@ -6,6 +6,7 @@ holds transports for sessions that live elsewhere. Every method raises what goes
 
 from __future__ import annotations
 
+import contextlib
 import json
 import select
 import socket
@@ -149,6 +150,7 @@ class PortTransport(Abandonable):
         """Close the port."""
         port, self._port = self._port, None
         if port is not None:
+            _close_at_once(port)
             port.close()
 
     def send(self, data: bytes) -> None:
@@ -214,6 +216,19 @@ def _send_at_once(port: Any) -> None:
     """Switch off Nagle's algorithm: it holds back the end of a large frame for up to 40 ms (pyserial leaves it on)."""
     with socket.fromfd(port.fileno(), socket.AF_INET, socket.SOCK_STREAM) as same_socket:
         same_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _close_at_once(port: Any) -> None:
+    """Close a port's TCP connection, if it has one: pyserial waits 0.3 s behind it for servers that are slow to notice.
+
+    Who connects again tries more than once (`instruments.board_link`), so nothing needs that wait.
+    """
+    connection = getattr(port, "_socket", None)
+    if connection is not None:
+        port._socket, port.is_open = None, False
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+        connection.close()
 
 
 def checked_backend(name: str) -> str:

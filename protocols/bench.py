@@ -18,10 +18,11 @@ from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from analysis.record import Record
 from instruments import limits, order
-from instruments.roles import ArrayTester, FieldSource, FloatArray, InstrumentError, LimitError, Prober, ZState
+from instruments.roles import ArrayTester, FieldSource, InstrumentError, LimitError, Prober, ZState
 from protocols import analog_fingerprint, fingerprint
 from protocols.contact import (
     CONDUCTING_SHARE,
@@ -34,6 +35,8 @@ from protocols.contact import (
 from protocols.die import Die, DieFault, DoseError, NoContactError, WrongDieError
 from protocols.ledgered_tester import DOSE_LIMIT, LedgeredTester
 from protocols.reading import read_ranging
+
+FloatArray = NDArray[np.float64]
 
 __all__ = [
     "DOSE_LIMIT",

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from instruments.roles import ArrayCapabilities, FloatArray
+from instruments.roles import ArrayCapabilities
 from mapping.array_cells import cells_of
+
+FloatArray = NDArray[np.float64]
 
 if TYPE_CHECKING:
     from protocols.ledgered_tester import LedgeredTester

@@ -11,22 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from instruments import limits
 from instruments.frames import LARGEST_PAYLOAD
-from instruments.roles import (
-    ArrayCapabilities,
-    BoolArray,
-    DieSite,
-    Direction,
-    FloatArray,
-    IdleMode,
-    LimitError,
-    ProberError,
-    ZState,
-)
+from instruments.roles import ArrayCapabilities, DieSite, Direction, IdleMode, LimitError, ProberError, ZState
 from mapping import durations
 from protocols.costing_dies import Cells, typical_die
+
+BoolArray = NDArray[np.bool_]
+FloatArray = NDArray[np.float64]
 
 #: Degrees Celsius that the chuck reports; assumed.
 TEMPERATURE = 25.0

@@ -11,8 +11,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from instruments.roles import ArrayCapabilities, BoolArray, FloatArray
+from instruments.roles import ArrayCapabilities
 from mapping.coding import AP, P
+
+BoolArray = NDArray[np.bool_]
+FloatArray = NDArray[np.float64]
 
 #: Conductance of a typical cell with its selector (S), by state; assumed: 5 kOhm with 120 % TMR behind 2 kOhm.
 CONDUCTANCE = {P: 140e-6, AP: 78e-6}

@@ -6,11 +6,15 @@ Every duration is assumed, as said beside it; how many exchanges a request takes
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from instruments import limits
 from instruments.rack_sweep import LEAK_POINTS, check_steps
-from instruments.roles import BoolArray, FloatArray, SweptCell
+from instruments.roles import SweptCell
 from protocols.costing_bench import CostingTester, Costs
+
+BoolArray = NDArray[np.bool_]
+FloatArray = NDArray[np.float64]
 
 #: Another route (s): relays open, then others close, 15 ms each (assumed: reed relays settle in some milliseconds).
 RELAYS = 2 * 15e-3

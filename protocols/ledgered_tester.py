@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from analysis.record import Batch, Pulse, Record
 from analysis.record_values import keepable
@@ -18,12 +19,10 @@ from instruments import limits
 from instruments.roles import (
     ArrayCapabilities,
     ArrayTester,
-    BoolArray,
     BusyError,
     CellSweeper,
     Direction,
     Executed,
-    FloatArray,
     IdleMode,
     LimitError,
     LinkError,
@@ -33,6 +32,9 @@ from instruments.roles import (
     UnknownOutcomeError,
 )
 from protocols.die import DoseError
+
+BoolArray = NDArray[np.bool_]
+FloatArray = NDArray[np.float64]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -12,6 +12,7 @@ import ast
 import functools
 import hashlib
 import inspect
+import os
 import sys
 import sysconfig
 import textwrap
@@ -96,10 +97,17 @@ def path_of(function: Any) -> str:
 
 def remember(folder: Path) -> None:
     """Read the modules that are loaded from a folder now: their files may be edited while a run goes on."""
+    home = folder.resolve()
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)
-        if file and Path(file).resolve().is_relative_to(folder.resolve()) and file.endswith(".py"):
+        if file and file.endswith(".py") and _lies_in(file.rpartition(os.sep)[0], home):
             _module_of_file(file, module.__name__)
+
+
+@functools.cache
+def _lies_in(folder: str, home: Path) -> bool:
+    """Whether a folder is another one or in it, links followed; the thousands of modules lie in a few hundred."""
+    return Path(folder).resolve().is_relative_to(home)
 
 
 # one function

@@ -313,6 +313,11 @@ class ScriptedSentio(Peer):
             case "move_chuck_separation":
                 self.z = 15700.0
                 return f"0,0,{self.z}"
+            case "chuck:move_z":  # this and the next are asked by what makes a station safe
+                self.z = 15700.0
+                return f"0,0,{self.z}"
+            case "chuck:get_z":
+                return f"0,0,{self.z - 15700.0},Separation"
             case "map:get_num_dies":
                 return f"0,0,{len(self.route)}"
             case "map:path:get_die":

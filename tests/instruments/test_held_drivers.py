@@ -283,7 +283,7 @@ def test_a_plan_says_how_each_is_switched_off(file, meter):
 def test_the_file_with_a_rule_is_one_of_qcodes_own(file, meter, recwarn):
     from qcodes.station import Station
 
-    add(file, QCODES, meter.address, OFF, visalib="@py")
+    add(file, QCODES, meter.address, OFF, visalib="@py", timeout=0.2)  # a snapshot asks what it does not answer
     station = Station(config_file=str(file), default=False, update_snapshot=False)
     made = station.load_instrument("meter")
     assert made.metadata["switch_off"] == OFF

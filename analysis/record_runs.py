@@ -43,6 +43,10 @@ class Runs(Database):
             )
         return int(cursor.lastrowid or 0)
 
+    def next_run(self) -> int:
+        """The number that `begin_run` gives next."""
+        return int(self._rows("SELECT coalesce(max(id), 0) + 1 FROM runs")[0][0])
+
     def set_status(self, run: int, status: str) -> None:
         """Note that a run is ``running`` or ``paused``."""
         _check(status, GOING_ON)

@@ -24,6 +24,7 @@ _AGAIN = 0.3
 _ANOTHER = 1.0
 """Seconds in which the right answer must follow a wrong one."""
 
+_FIRST_PATIENCE = 0.25  # s; for an instrument whose answers are numbered, doubled for each that does not come
 _MARGIN = 0.5  # s; beyond the limit of a stage
 
 
@@ -214,7 +215,15 @@ def _anew(device: Device, end: float) -> str:
     except Exception as error:
         return f"cannot be opened again ({error})"
     _attempt(device, device.recipe.opening, (time.monotonic() + end) / 2, 0)
-    return _attempt(device, device.recipe.steps, end, 0)
+    if not device.recipe.numbered:
+        return _attempt(device, device.recipe.steps, end, 0)
+    patience = _FIRST_PATIENCE
+    while True:  # what starts when its port is opened hears nothing at first; to open it once more would restart it
+        deadline = min(end, time.monotonic() + patience)
+        fault = _attempt(device, device.recipe.steps, deadline, 0)
+        if not fault or time.monotonic() < deadline or deadline == end:  # done, broken, or out of time
+            return fault
+        patience *= 2
 
 
 def _attempt(device: Device, steps: tuple[OffStep, ...], deadline: float, outstanding: int) -> str:

@@ -91,8 +91,8 @@ def execute(
         opener.progress = progress
         stop = stack.enter_context(StopRequest(progress.message))
         source = run_provenance(record, function, name, parameters, settings, station, lot)
+        note_run(out, record.next_run(), source["find"])  # first: one that is killed right after it began is known, too
         run = Run(record, name, settings, opener, progress, stop, source, resumes=resumes)
-        note_run(out, run.id, source["find"])
         progress.also = run.poll
         progress.lost = lambda why: _output_lost(record, run.id, why)
         ending = _Ending(run, opener, time.monotonic())

@@ -126,6 +126,20 @@ def test_a_stale_answer_that_was_lost_is_not_waited_for_for_ever():
     assert outcome.fault == "" and wire.opened == 0 and wire.sent == [b"off0"]
 
 
+def test_what_starts_when_its_port_is_opened_is_told_again_over_that_connection():
+    """To open it once more would start it once more."""
+    starting = Wire(ConnectionError("gone"), opens=[None, None, [b"ok"]])
+    (outcome,) = make_safe([Device("board", starting, recipe(limit=3.0, numbered=True))])
+    assert outcome.fault == "" and starting.opened == 1 and len(starting.sent) == 4
+    assert outcome.seconds < 1.5
+
+
+def test_a_connection_that_breaks_at_once_is_opened_again_and_not_talked_at():
+    broken = Wire(*[ConnectionError("gone")] * 50)
+    (outcome,) = make_safe([Device("board", broken, recipe(limit=1.0, numbered=True))])
+    assert "gone" in outcome.fault and len(broken.sent) <= broken.opened + 1 <= 5
+
+
 def test_numbered_answers_need_no_counting():
     wire = Wire([b"late", b"ok"])
     (outcome,) = make_safe([Device("board", wire, recipe(limit=5.0, numbered=True), outstanding=1)])

@@ -10,9 +10,12 @@ import pytest
 
 from analysis.record import Record
 from protocols import trust
-from protocols.catalogue import ProtocolNotFoundError
+from protocols.catalogue import ProtocolNotFoundError, find
+from protocols.console import console
+from protocols.execute import execute
 from protocols.replay import replay
 from protocols.resume import resume
+from protocols.selection import RunSettings
 from protocols.trust import NotTrustedError, check_trust, note_run, script_digest
 
 SCRIPT = """
@@ -60,6 +63,21 @@ def record_of(folder, find, **more):
 
 def script_of(find):
     return Path(find.rpartition(":")[0])
+
+
+def test_a_run_that_is_killed_right_after_it_began_is_known_to_be_the_users(lot, mine, monkeypatch, tmp_path):
+    class Killed(BaseException):
+        pass
+
+    def dies(*given, **how):
+        begin(*given, **how)
+        raise Killed
+
+    begin = Record.begin_run
+    monkeypatch.setattr(Record, "begin_run", dies)
+    with pytest.raises(Killed):
+        execute(find(mine), mine, {}, out=lot, station=None, lot="mtj", settings=RunSettings(seed=1), console=console())
+    check_trust(lot, 2, mine, agreed=False)
 
 
 def test_the_users_own_runs_go_on_without_a_word(lot, mine, capsys):

@@ -1,6 +1,7 @@
 """What holds for all tests: hypothesis measures laws, not the machine's speed, and what starts starts quickly."""
 
 import os
+import shutil
 import signal
 import tempfile
 from pathlib import Path
@@ -13,6 +14,10 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 # a hundred processes are started: none of them shall compile all modules anew
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# a pulse is on the disk before it is fired; no test pulls a plug, so what they write lies in memory where there is room
+_MEMORY, _ROOM = Path("/dev/shm"), 4 * 2**30
+if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ROOM:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
 # what runs note of themselves is no matter of the person who tests
 os.environ["LOCALAPPDATA" if os.name == "nt" else "XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="xbarlab-state-")
 

@@ -88,6 +88,7 @@ def attempt(what: str, action: Callable[[], object]) -> str:
     try:
         action()
     except Exception as error:
-        _log.exception("%s failed; going on", what)
+        _log.error("%s failed: %s; going on", what, error)
+        _log.debug("how that came about", exc_info=True)
         return f"{what} failed: {error}"
     return ""

@@ -694,6 +694,7 @@ def _attempt(action: Callable[[], object]) -> str:
     try:
         action()
     except Exception as error:
-        _log.exception("making the rack safe; going on")
+        _log.error("making the rack safe: %s; going on", error)
+        _log.debug("how that came about", exc_info=True)
         return str(error)
     return ""

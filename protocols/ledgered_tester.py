@@ -418,8 +418,9 @@ class LedgeredTester:
             frames = frames_fired(batch, self._executed())
             if frames is not None:
                 self._record.settle(batch.id, frames)
-        except Exception:  # the refusal itself is what must be said; all of the batch counts as fired
-            log.exception("what was fired of batch %d could not be found out", batch.id)
+        except Exception as error:  # the refusal itself is what must be said; all of the batch counts as fired
+            log.error("what was fired of batch %d could not be found out: %s", batch.id, error)
+            log.debug("how that came about", exc_info=True)
 
 
 def frames_fired(batch: Batch, now: Executed) -> int | None:

@@ -77,11 +77,11 @@ class _Newton:
         if cells and not active.all():
             active |= ~self.held()
         moved_before = np.full(self.count, np.inf)  # cell voltages, by the last step
-        for _ in range(STEPS_MAX):
-            if not active.any():
-                self.refuse_undetermined(slopes)
-                self.problem.refuse_beyond(v)
-                return self.solution(v if cells else None, i if cells else None)
+        steps = 0
+        while active.any():
+            if steps == STEPS_MAX:
+                raise self.unsettled(active)
+            steps += 1
             self.correct(slopes, active)
             v, i, slopes, length = self.advance(active)
             self.centre()
@@ -91,7 +91,9 @@ class _Newton:
                 done &= whole & (_still_to_come(moved, moved_before) <= 0.1 * tolerance * self.voltage_scales[0]) | held
                 moved_before = np.where(whole, moved, np.inf)
             active &= ~done
-        raise self.unsettled(active)
+        self.refuse_undetermined(slopes)
+        self.problem.refuse_beyond(v)
+        return self.solution(v if cells else None, i if cells else None)
 
     def refuse_undetermined(self, slopes: Slopes) -> None:
         """Refuse lines without a source that no cell holds in the solution."""

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim_backends.array import newton
 from sim_backends.array.devices.conduction import Cubic, Ohmic, Sinh, Tabulated
 from sim_backends.array.devices.transistor import Transistor
 from sim_backends.array.network import ConvergenceError, Drive, Lines, NetworkError, solve
@@ -187,6 +189,23 @@ def judged(seed: int) -> tuple[float, str]:
         apart = max(np.abs(one - currents[-1]).max() for one in currents) / (2 * tolerance * largest + floor)
         worst = max(worst, float(apart))
     return worst, "answered" if not isinstance(auto, type) else auto.__name__
+
+
+def test_the_last_step_allowed_may_be_the_one_that_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer steps than it takes are an error that says so; just as many are enough."""
+    cells = Cubic(np.full((3, 3), 1e-4), np.full((3, 3), 1e-2))  # not of those whose loop is compiled
+    ends = {"left": np.array([0.3, 0.1, np.nan]), "bottom": np.zeros(3), "lines": Lines(50.0, 50.0, 100.0)}
+    whole, steps = solve(cells, method="lines", **ends), 0
+    while True:
+        monkeypatch.setattr(newton, "STEPS_MAX", steps)
+        try:
+            few = solve(cells, method="lines", **ends)
+            break
+        except ConvergenceError as error:
+            assert "unbalanced" in str(error)
+            steps += 1
+    assert steps > 1
+    np.testing.assert_array_equal(few.i_left, whole.i_left)
 
 
 @settings(max_examples=300)

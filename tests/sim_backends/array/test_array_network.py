@@ -164,7 +164,11 @@ def test_lines_that_float_for_some_vectors_only(case: Case, method: network.Meth
     st.sampled_from([1e-4, 1e-12]),
 )
 def test_other_tolerances_are_kept_too(case: Case, method: network.Method, tolerance: float) -> None:
-    solution = solve(case.g, **case.sources, lines=case.lines, tolerance=tolerance, method=method)
+    try:
+        solution = solve(case.g, **case.sources, lines=case.lines, tolerance=tolerance, method=method)
+    except ConvergenceError as refused:  # where next to nothing flows, rounding is more than the tolerance lets pass
+        assert method == "lines" and "rounding" in str(refused)
+        return
     expected = case.expected(0)
     assert largest_error(solution, expected, 0) <= 2 * tolerance * expected.largest + case.rounding
 

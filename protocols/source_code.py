@@ -100,7 +100,7 @@ def remember(folder: Path) -> None:
     home = folder.resolve()
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)
-        if file and file.endswith(".py") and _lies_in(file.rpartition(os.sep)[0], home):
+        if file and file.endswith(".py") and _lies_in(str(Path(file).parent.absolute()), home):
             _module_of_file(file, module.__name__)
 
 

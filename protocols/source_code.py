@@ -12,7 +12,6 @@ import ast
 import functools
 import hashlib
 import inspect
-import os
 import sys
 import sysconfig
 import textwrap

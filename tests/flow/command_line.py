@@ -15,6 +15,7 @@ from pathlib import Path
 from unittest import mock
 
 import psutil
+from happened import happened, safe_after
 from in_process import stations_here
 
 from protocols.cli import main
@@ -111,3 +112,21 @@ def wait_for_broker(folder: Path) -> None:
     if process is not None:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.wait(PATIENCE)
+
+
+def killed_at(boundary: int, *arguments: object, out: Path) -> float:
+    """Run a command until it kills itself at a boundary (`dying_xbar`), and wait for its broker; when that was (s).
+
+    The lot is in `out`; what was said and which boundaries were passed lies beside it.
+    """
+    said, noted = out.with_suffix(".said"), out.with_suffix(".boundaries")
+    dying = [sys.executable, str(Path(__file__).parent / "dying_xbar.py"), str(noted), str(boundary)]
+    with said.open("wb") as file:
+        command = [*dying, *map(str, arguments), "--out", str(out)]
+        child = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        with ended(child):
+            assert child.wait(PATIENCE) == -signal.SIGKILL, said.read_text(encoding="utf-8")
+    when = float(noted.read_text(encoding="utf-8").splitlines()[-1].split("\t")[2])
+    wait_for(lambda: safe_after(happened(out / "station" / "physical.jsonl"), when) is not None, 10)
+    wait_for_broker(out)
+    return when

@@ -360,16 +360,22 @@ def _kill_broker(place: Place, process: Runner, seconds: float) -> float:
         with contextlib.suppress(ProcessLookupError):
             os.kill(broker, getattr(signal, "SIGKILL", signal.SIGTERM))
     status, said = process.wait(PATIENCE), place.said()
-    ended_by = "broker" in said or "restarted" in said  # in a trial of both kinds the board may have gone before
+    # in a trial of both kinds the board may have gone before
+    ended_by = "broker" in said or ("restarted" in said and _restarts(place))
     assert status == 0 or (status == 1 and ended_by and "xbar resume" in said), (status, said)
     assert "Traceback" not in said, said
     return when
 
 
+def _restarts(place: Place) -> list[float]:
+    """When the board restarted with the needles on a die."""
+    return [entry["wall_s"] for entry in happened(place.log) if entry["what"] == "restart" and entry["contact"]]
+
+
 def _restart_of_board(place: Place, process: Runner) -> float:
     """Wait until the run has ended by itself, and has said what to do, since its board has restarted under it."""
     status, said = process.wait(PATIENCE), place.said()
-    restarts = [entry["wall_s"] for entry in happened(place.log) if entry["what"] == "restart" and entry["contact"]]
+    restarts = _restarts(place)
     assert status == 0 or (status == 1 and "restarted" in said and "xbar resume" in said), (status, said)
     assert "Traceback" not in said, said
     return float(restarts[-1]) if restarts else time.time()

@@ -2,14 +2,11 @@
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import PATIENCE, ended, wait_for, wait_for_broker, xbar
-from happened import assert_frames_were_intended, assert_left_safely, assert_read_before_pulsed, happened, safe_after
+from command_line import killed_at, xbar
+from happened import assert_frames_were_intended, assert_left_safely, assert_read_before_pulsed, happened
 from safetensors.numpy import save_file
 
 from analysis.record import Record
@@ -77,17 +74,10 @@ def test_bad_arguments_say_what_to_change(home, options, said):
 
 @pytest.mark.skipif(os.name != "posix", reason="how a process dies is judged by a signal that Windows lacks")
 def test_killed_in_the_middle_of_a_write_nothing_is_pulsed_twice(home):
-    out, noted = home / "killed", home / "boundaries"
-    dying = [sys.executable, str(Path(__file__).parent / "dying_xbar.py"), str(noted), "2500"]
-    command = [*dying, "program", str(home / "w.h5"), "--lot", "tio2-8x8", "--dies", "1", "--seed", str(SEED)]
-    with (home / "said").open("wb") as said:
-        child = subprocess.Popen([*command, "--out", str(out)], stdout=said, stderr=subprocess.STDOUT)
-        with ended(child):
-            assert child.wait(PATIENCE) == -9, (home / "said").read_text(encoding="utf-8")
-    when = float(noted.read_text(encoding="utf-8").splitlines()[-1].split("\t")[2])
+    out = home / "killed"
+    command = ("program", home / "w.h5", "--lot", "tio2-8x8", "--dies", 1, "--seed", SEED)
+    when = killed_at(2500, *command, out=out)
     log = out / "station" / "physical.jsonl"
-    wait_for(lambda: safe_after(happened(log), when) is not None, 10)
-    wait_for_broker(out)
     before = len([entry for entry in happened(log) if entry["what"] == "pulse"])
     with Record.open(out, create=False, write=False) as record:
         assert not record.results("program", "protocols.analog_write.write_analog").get(FIRST)

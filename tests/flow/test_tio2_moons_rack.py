@@ -5,13 +5,10 @@ Judged by the truth file, the physical log and the record.
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import PATIENCE, ended, wait_for, wait_for_broker, xbar
+from command_line import killed_at, xbar
 from happened import assert_left_safely, happened, of_kind, safe_after
 from happened_rack import (
     assert_limits_were_kept,
@@ -44,20 +41,12 @@ pytestmark = pytest.mark.skipif(
 def home(tmp_path_factory):
     """A run that was killed while it wrote, and what then came of it."""
     home = tmp_path_factory.mktemp("rack")
-    out, noted = home / "lot", home / "boundaries"
-    dying = [sys.executable, str(Path(__file__).parent / "dying_xbar.py"), str(noted), str(DIES_AT)]
+    out = home / "lot"
     _few_points(home / "points")
-    how = ["--epochs", "1500", "--averages", "1", "--tolerance", f"{TOLERANCE}", "--moons", str(home / "points")]
-    with (home / "said").open("wb") as said:
-        command = [*dying, "run", "tio2-moons", "--lot", "tio2-8x8@rack", "--only", DIE, "--seed", str(SEED), *how]
-        child = subprocess.Popen([*command, "--out", str(out)], stdout=said, stderr=subprocess.STDOUT)
-        with ended(child):
-            assert child.wait(PATIENCE) == -9, (home / "said").read_text(encoding="utf-8")
-    when = float(noted.read_text(encoding="utf-8").splitlines()[-1].split("\t")[2])
-    log = out / "station" / "physical.jsonl"
-    wait_for(lambda: safe_after(happened(log), when) is not None, 10)
-    wait_for_broker(out)
-    killed = happened(log)
+    how = ("--epochs", 1500, "--averages", 1, "--tolerance", TOLERANCE, "--moons", home / "points")
+    which = ("--lot", "tio2-8x8@rack", "--only", DIE, "--seed", SEED)
+    when = killed_at(DIES_AT, "run", "tio2-moons", *which, *how, out=out)
+    killed = happened(out / "station" / "physical.jsonl")
     with Record.open(out, create=False, write=False) as record:
         assert record.results("tio2-moons", MEASURE_ANALOG) and not record.results("tio2-moons", WRITE_ANALOG), (
             "while it wrote"

@@ -1,11 +1,14 @@
 """A protocol of the user's own: as a script on the command line, and in tests with the fixtures that we ship."""
 
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from analysis.record import Record
+from protocols.catalogue import find
 
 SCRIPT = """
 import numpy as np
@@ -108,6 +111,15 @@ def test_an_edited_computation_is_done_anew_whatever_the_script_is_called(xbar, 
     import mapping
 
     assert Path(mapping.__path__[0]).is_dir()  # the package, no script
+
+
+def test_an_edit_is_seen_though_size_and_second_are_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    script = tmp_path / "lab.py"
+    for number in (1, 2):
+        script.write_text(COMPUTED.replace('"answer": 1', f'"answer": {number}'), encoding="utf-8")
+        os.utime(script, (1_700_000_000, 1_700_000_000))
+        assert find(f"{script}:ask").__globals__["answer"](None).attrs["answer"] == number
 
 
 def test_a_fault_in_a_script_is_shown_where_it_is(run_noise, served, tmp_path):

@@ -29,6 +29,7 @@ from sim_backends.array.network_problem import (
 
 STEPS_MAX = 80
 FLAT = 1e-6  # of a cell's slope at rest, or the largest one: what a step takes for no slope at all
+STEEPER = 1e9  # times as steep a cell may become in one step
 HALVINGS_MAX = 40
 ROUNDING = 1e-15  # of the currents of all cells: a difference of so much is balanced as far as doubles go
 Indices = NDArray[np.intp]
@@ -189,9 +190,8 @@ def _newton(problem: Problem, group: _Group) -> Iterator[tuple[Indices, DirectSo
     evaluate, at_rest = _never_flat(conducts, group.highest, (len(members), problem.rows, problem.columns))
     drives = group.drives(slice(None), len(members))
     shape = (len(members), problem.rows, problem.columns)
-    v_row, v_column = np.zeros(shape), np.zeros(shape)
+    v_row, v_column, balanced = np.zeros((3, *shape))  # at rest
     i, ga, gb = evaluate(v_row, v_column)
-    balanced: FloatArray | None = None
     missing = moved_before = np.full(len(members), np.inf)
     # all sources at one voltage: there is no current that anything could be relative to
     idle = np.where(group.span == 0, 1e-13 * group.highest, 0.0)
@@ -206,8 +206,9 @@ def _newton(problem: Problem, group: _Group) -> Iterator[tuple[Indices, DirectSo
             [np.abs(x).max(axis=(-1, -2)) for x in (found.i_left, found.i_right, found.i_top, found.i_bottom)], axis=0
         )
         allowed = np.maximum(problem.tolerance * terminal, found.rounding[:, 0])
+        missing_before = missing
         v_row, v_column, balanced, missing, (i, ga, gb), whole = _advance(
-            evaluate, (v_row, v_column, balanced), (to_row, to_column, to_current), missing, idle, allowed
+            evaluate, (v_row, v_column, balanced), (to_row, to_column, to_current), (ga, gb), missing, idle, allowed
         )
         nothing = np.maximum(found.rounding[:, 0], idle * ga.sum(axis=(1, 2)))
         close = missing <= np.maximum(allowed, np.maximum(ROUNDING * np.abs(i).sum(axis=(1, 2)), nothing))
@@ -216,6 +217,7 @@ def _newton(problem: Problem, group: _Group) -> Iterator[tuple[Indices, DirectSo
         )
         settled = moved * np.minimum(shrink, 1.0) <= enough
         moved_before = moved
+        missing = np.where(whole | (missing_before < np.inf), missing, np.inf)  # short of the sources' own voltages
         done |= whole & close & settled
         if done.all():
             _, *slopes = conducts(v_row, v_column)
@@ -229,7 +231,7 @@ def _newton(problem: Problem, group: _Group) -> Iterator[tuple[Indices, DirectSo
     )
 
 
-_State = tuple[FloatArray, FloatArray, FloatArray | None]
+_State = tuple[FloatArray, FloatArray, FloatArray]  # node voltages of rows and columns, balanced currents of cells
 _Evaluator = Callable[[FloatArray, FloatArray], tuple[FloatArray, FloatArray, FloatArray]]
 
 
@@ -281,26 +283,28 @@ def _never_flat(
 def _advance(
     evaluate: _Evaluator,
     old: _State,
-    new: tuple[FloatArray, FloatArray, FloatArray],
+    new: _State,
+    slopes: tuple[FloatArray, FloatArray],
     missing: FloatArray,
     idle: FloatArray,
     allowed: FloatArray,
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, tuple[FloatArray, FloatArray, FloatArray], BoolArray]:
     """Go from one state to another, as far as what is missing from balance becomes less, or no more than is allowed.
 
-    The last of what is returned says which got there.
+    Until a step has brought all sources to their voltages `missing` is infinite, and what ends a step is that a cell
+    would become much steeper than it is: of conductances too far apart nothing could be solved. The last of what is
+    returned says which got there.
     """
     length = np.ones(len(missing))
     for _ in range(HALVINGS_MAX):
         part = length[:, None, None]
-        v_row = old[0] + part * (new[0] - old[0])
-        v_column = old[1] + part * (new[1] - old[1])
-        balanced = new[2] if old[2] is None else old[2] + part * (new[2] - old[2])
+        v_row, v_column, balanced = (x + part * (y - x) for x, y in zip(old, new, strict=True))
         conducted = evaluate(v_row, v_column)
         now = np.abs(conducted[0] - balanced).sum(axis=(1, 2))
         noise = np.maximum(1e-13 * np.abs(balanced).sum(axis=(1, 2)), idle * conducted[1].sum(axis=(1, 2)))
         bad = ~(now <= np.maximum((1 - 1e-4 * length) * missing, np.maximum(noise, allowed)))
-        if (old[2] is None and np.isfinite(now).all()) or not bad.any():
+        bad |= np.any([~(b <= STEEPER * a) for a, b in zip(slopes, conducted[1:], strict=True)], axis=(0, 2, 3))
+        if not bad.any():
             break
         length = np.where(bad, length / 2, length)
     return v_row, v_column, balanced, now, conducted, length == 1.0

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import star_mesh
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -487,6 +487,8 @@ def as_resistors(devices: Any, v_cell: FloatArray) -> FloatArray:
     st.sampled_from(["lines", "direct", "auto"]),
     st.sampled_from(["held", "floating rows", "floating columns", "both"]),
 )
+@example("steep sinh", (5, 9), 49714, "direct", "floating columns")  # 1e15 S beside 1e-6 S after a first whole step
+@example("steep sinh", (12, 7), 21, "auto", "floating columns")
 def test_nonlinear_cells(kind: str, shape: tuple[int, int], seed: int, method: network.Method, floats: str) -> None:
     rng = np.random.default_rng(seed)
     devices = conducting(kind, shape, rng)

@@ -12,6 +12,7 @@ from sim_backends.array.network_problem import Problem
 
 LEAST_VOLTS = 1e-3  # what cells are tried with where no source has more
 STILL = 1e-6  # of its slope at rest: with less, a cell counts as switched off
+FURTHER = 4  # steps of Newton's method
 Law = Callable[[FloatArray, FloatArray], Sequence[FloatArray]]
 """Current of cells, and its slopes by the voltages of the row and (negative) of the column node."""
 
@@ -29,12 +30,45 @@ def ever_conducting(law: Law, volts: FloatArray) -> tuple[BoolArray, FloatArray]
     return able, np.where(np.isfinite(secant), secant, 0.0)
 
 
-def still_conducting(slopes: Sequence[FloatArray], at_rest: Sequence[FloatArray]) -> list[BoolArray]:
-    """Which cells conduct in a solution, by their slopes (of one or two nodes) there and with all lines at zero volts.
+def still_conducting(
+    law: Law, volts: tuple[FloatArray, FloatArray], floats: tuple[BoolArray, BoolArray], at_rest: Sequence[FloatArray]
+) -> tuple[BoolArray, BoolArray]:
+    """Which cells conduct in a solution, by the voltage of their row and by that of their column.
 
     A law that is flat there leaves the voltage of a line that nothing else holds undetermined, as an open cell would.
+    Where a law goes flat Newton's method comes nearer for ever, by half of what is left each time; so a cell must
+    conduct as well a few such steps further on, wherever the method has stopped.
+
+    Parameters
+    ----------
+    law
+        Of the cells, all given below as ``[problem, row, column]``.
+    volts
+        Voltages of the row nodes and of the column nodes (V).
+    floats
+        Rows and columns without a source, as ``Problem.floating`` tells, ``[..., line]``.
+    at_rest
+        Slopes with all lines at zero volts (S).
     """
-    return [(slope > 0) & (slope > STILL * rest) for slope, rest in zip(slopes, at_rest, strict=True)]
+
+    def conducting(slopes: Sequence[FloatArray]) -> tuple[BoolArray, BoolArray]:
+        pairs = ((slopes[k], at_rest[k]) for k in (0, -1))
+        by_row, by_column = ((slope > 0) & (slope > STILL * rest) for slope, rest in pairs)
+        return by_row, by_column
+
+    i, *slopes = law(*volts)
+    here = conducting(slopes)
+    if all(np.all(slope >= rest) for slope, rest in zip(slopes, at_rest, strict=True)):
+        return here  # nowhere near flat
+    moved = []
+    for v, floating, slope, left_over, across in zip(
+        volts, floats, (slopes[0], slopes[-1]), (-i, i), (2, 1), strict=True
+    ):
+        left, able = left_over.sum(axis=across), slope.sum(axis=across)
+        step = np.divide(FURTHER * left, able, out=np.zeros_like(left), where=floating & (able > 0))
+        moved.append(v + np.expand_dims(step, across))
+    further = conducting(law(*moved)[1:])
+    return here[0] & further[0], here[1] & further[1]
 
 
 def refuse_undetermined(problem: Problem, a_conducts: BoolArray, b_conducts: BoolArray) -> None:
@@ -43,8 +77,7 @@ def refuse_undetermined(problem: Problem, a_conducts: BoolArray, b_conducts: Boo
     A row gets rid of a current through cells that conduct by its voltage (a), a column by those that do by its own (b).
     """
     row, column = problem.floating()
-    held_row = np.broadcast_to(~row, (*problem.lead, problem.rows))
-    held_column = np.broadcast_to(~column, (*problem.lead, problem.columns))
+    held_row, held_column = ~row, ~column
     shape = (*problem.lead, problem.rows, problem.columns)
     by_row, by_column = (np.broadcast_to(conducts, shape) for conducts in (a_conducts, b_conducts))
     while True:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sim_backends.array.determined import LEAST_VOLTS, ever_conducting, still_conducting
 from sim_backends.array.devices.interface import BoolArray, FloatArray
-from sim_backends.array.direct import DirectNetwork, DirectSolution
+from sim_backends.array.direct import EPSILON, DirectNetwork, DirectSolution
 from sim_backends.array.line_kernels import NOTHING
 from sim_backends.array.line_method import sets_of
 from sim_backends.array.network_errors import ConvergenceError
@@ -205,12 +205,14 @@ def _newton(problem: Problem, group: _Group) -> Iterator[tuple[Indices, DirectSo
         terminal = np.max(
             [np.abs(x).max(axis=(-1, -2)) for x in (found.i_left, found.i_right, found.i_top, found.i_bottom)], axis=0
         )
-        allowed = np.maximum(problem.tolerance * terminal, found.rounding[:, 0])
+        lost = 4 * EPSILON * (ga * np.abs(v_row) + gb * np.abs(v_column)).sum(axis=(1, 2))  # where an offset cancels
+        rounding = np.maximum(found.rounding[:, 0], lost)
+        allowed = np.maximum(problem.tolerance * terminal, rounding)
         missing_before = missing
         v_row, v_column, balanced, missing, (i, ga, gb), whole = _advance(
             evaluate, (v_row, v_column, balanced), (to_row, to_column, to_current), (ga, gb), missing, idle, allowed
         )
-        nothing = np.maximum(found.rounding[:, 0], idle * ga.sum(axis=(1, 2)))
+        nothing = np.maximum(rounding, idle * ga.sum(axis=(1, 2)))
         close = missing <= np.maximum(allowed, np.maximum(ROUNDING * np.abs(i).sum(axis=(1, 2)), nothing))
         shrink = np.divide(
             moved, moved_before, out=np.ones(len(members)), where=(moved_before > 0) & (moved_before < np.inf)
@@ -220,8 +222,8 @@ def _newton(problem: Problem, group: _Group) -> Iterator[tuple[Indices, DirectSo
         missing = np.where(whole | (missing_before < np.inf), missing, np.inf)  # short of the sources' own voltages
         done |= whole & close & settled
         if done.all():
-            _, *slopes = conducts(v_row, v_column)
-            group.network.refuse_islands(*still_conducting(slopes, at_rest))
+            row, column = (line.reshape(problem.count, -1)[members] for line in problem.floating())
+            group.network.refuse_islands(*still_conducting(conducts, (v_row, v_column), (row, column), at_rest))
             yield members, replace(found, i_cell=i[:, None], rounding=nothing[:, None])
             return
     worst = int(np.argmin(done))

@@ -214,7 +214,7 @@ class Problem:
                 row = row & ~side.connected
             elif side is not None:
                 column = column & ~side.connected
-        return row, column
+        return np.broadcast_to(row, (*self.lead, self.rows)), np.broadcast_to(column, (*self.lead, self.columns))
 
     def refuse_beyond(self, v_cell: FloatArray) -> None:
         """Refuse a solution with cell voltages ``[problem, row, column]`` (V) at which a device's law is not known.

@@ -91,16 +91,18 @@ class _Newton:
                 done &= whole & (_still_to_come(moved, moved_before) <= 0.1 * tolerance * self.voltage_scales[0]) | held
                 moved_before = np.where(whole, moved, np.inf)
             active &= ~done
-        self.refuse_undetermined(slopes)
+        self.refuse_undetermined()
         self.problem.refuse_beyond(v)
         return self.solution(v if cells else None, i if cells else None)
 
-    def refuse_undetermined(self, slopes: Slopes) -> None:
+    def refuse_undetermined(self) -> None:
         """Refuse lines without a source that no cell holds in the solution."""
         if self.floats:
             _, *at_rest = self.law(*np.zeros((2, *self.size)))
-            found = still_conducting(slopes, at_rest)
-            refuse_undetermined(self.problem, found[0].reshape(self.shape), found[-1].reshape(self.shape))
+            v_row, v_column = np.empty((2, *self.size))
+            kernels.node_voltages(self.ends, self.state, v_row, v_column)
+            found = still_conducting(self.law, (v_row, v_column), self.problem.floating(), at_rest)
+            refuse_undetermined(self.problem, *(conducts.reshape(self.shape) for conducts in found))
 
     def refuse_flat(self, slopes: Slopes) -> None:
         """Refuse open cells before the first step; where laws are flat only there, leave it to another method."""

@@ -293,8 +293,8 @@ def conjugate_gradients(
         Largest difference between voltages of the sources (V).
     tolerance
         Stop when the error of every terminal current is below this part of the largest one, and that of every voltage
-        below this part of the span if `x` is wanted, both by `ESTIMATE`, and no column misses more than this part of
-        the largest current by Kirchhoff's law; or
+        below this part of the span if `x` is wanted, both by `ESTIMATE`, and neither a column nor the array misses more
+        than this part of the largest current by Kirchhoff's law; or
     reduction
         when the residual has become smaller by this factor (energy norm).
 
@@ -433,12 +433,12 @@ def _still_to_come(
 
 @njit(**COMPILED)
 def _columns_balance(r: Any, ends: Any, drive: Any, tips: Any, heads: Any, tolerance: float) -> bool:
-    """Whether what is left at the nodes of each column (A) is below a part of the largest terminal current.
+    """Whether what is left at the nodes of each column, and of all together, is below a part of the largest current.
 
     The rows are solved exactly for what the columns are: nothing is left at their nodes.
     """
     rows, columns = r.shape[0], heads.shape[1]
-    largest, missing = 0.0, np.zeros(columns)
+    largest, missing, of_all = 0.0, np.zeros(columns), 0.0
     for side in range(2):
         for j in range(columns):
             largest = max(largest, abs(ends[TOP + side, 0, j] * heads[side, j] - drive[TOP + side, j]))
@@ -448,7 +448,8 @@ def _columns_balance(r: Any, ends: Any, drive: Any, tips: Any, heads: Any, toler
         r_i = r[i, :columns]
         for j in range(columns):
             missing[j] += abs(r_i[j])
-    return bool(np.max(missing) <= tolerance * largest)
+            of_all += r_i[j]
+    return bool(np.max(missing) <= tolerance * largest) and bool(abs(of_all) <= tolerance * largest)
 
 
 @njit(**COMPILED)

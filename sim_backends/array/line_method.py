@@ -79,7 +79,10 @@ def ends_of(problem: Problem) -> tuple[FloatArray, bool]:
         if side.resistance is not NO_RESISTANCE:
             resistance = np.broadcast_to(side.resistance, (*problem.lead, v.shape[-1])).reshape(v.shape)
             ends[:, number, 0, : v.shape[-1]] *= series / (series + resistance)
-            there = there and bool(np.isfinite(resistance).all())
+            none = np.isinf(resistance)
+            if none.any():  # a line that floats does not begin at the voltage of a source that it has not
+                there = False
+                ends[:, number, 1, : v.shape[-1]][none] = 0.0
         held[number // TOP] |= there
     floats = not all(held)
     if floats and not getattr(problem.devices, "gated", False):

@@ -18,7 +18,7 @@ from sim_backends.array.devices.series import Series
 from sim_backends.array.devices.tio2 import TiO2Devices
 from sim_backends.array.devices.transistor import Transistor
 from sim_backends.array.gradients import terminal_currents
-from sim_backends.array.network import Drive, Lines, NetworkError, solve, transfer_matrix
+from sim_backends.array.network import Drive, Lines, Method, NetworkError, solve, transfer_matrix
 
 RNG = np.random.default_rng(0)
 WHOLE = RNG.integers(1, 100, (4, 5)).astype(np.float64)  # numbers that every type holds exactly
@@ -212,3 +212,26 @@ def test_cells_that_conduct_only_under_voltage_are_solved_by_auto_and_direct_ali
     auto, direct = (solve(cubes, lines=Lines(1.0, 1.0), method=method, **given) for method in ("auto", "direct"))
     np.testing.assert_allclose(auto.i_left, direct.i_left, rtol=1e-8)
     assert auto.i_left[0] == pytest.approx(2e-4 * 0.45**3, rel=1e-3)
+
+
+@pytest.mark.parametrize("method", ["lines", "auto", "direct"])
+def test_a_source_behind_an_infinite_resistance_is_none(method: Method) -> None:
+    """Its voltage is not where its line begins: what one source alone drives is nothing."""
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        g = 10 ** rng.uniform(-9, -2, (8, 8))
+        left = Drive(rng.uniform(-1, 1, 8), np.where(np.arange(8) == 0, 0.0, np.inf))
+        found = solve(g, left=left, lines=Lines(*10 ** rng.uniform(-3, 3, 3)), cells=True, method=method)
+        assert np.abs(found.currents).max() <= 1e-15 * g.sum() and np.abs(found.v_cell).max() <= 1e-12
+
+
+def test_the_columns_may_not_together_miss_more_than_the_tolerance() -> None:
+    """Many columns, each of which misses a little less than it may, are iterated on, not refused."""
+    rng = np.random.default_rng(2)
+    for _ in range(40):
+        g, v = 10 ** rng.uniform(-9, -2, (2, 67)), rng.uniform(-1, 1, (4, 67))
+        lines = Lines(*10 ** rng.uniform(-1, 2, 2))
+        ends = {"left": v[0, :2], "right": v[1, :2], "top": v[2], "bottom": v[3]}
+        found = solve(g, **ends, lines=lines, cells=True, method="lines")
+        missed = found.i_left.sum() + found.i_right.sum() - found.i_top.sum() - found.i_bottom.sum()
+        assert abs(missed) <= 1e-9 * np.abs(found.currents).max()

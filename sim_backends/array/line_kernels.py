@@ -76,7 +76,8 @@ def factor_rows(d: Any, g_wire: float, ends: Any, inverse: Any, block: Any) -> N
             block[j, :lanes] = 1.0
         transpose_block(d, first, here, columns, block)
         seen[:] = 0.0
-        seen[:here] = ends[LEFT, 0, first : first + here]
+        for k in range(here):  # a copy of a slice would make numba compile the words of its errors, for seconds
+            seen[k] = ends[LEFT, 0, first + k]
         for j in range(columns - 1):
             g, pivot = block[j, :lanes], inverse[b, j]
             for k in range(lanes):
@@ -449,7 +450,10 @@ def _columns_balance(r: Any, ends: Any, drive: Any, tips: Any, heads: Any, toler
         for j in range(columns):
             missing[j] += abs(r_i[j])
             of_all += r_i[j]
-    return bool(np.max(missing) <= tolerance * largest) and bool(abs(of_all) <= tolerance * largest)
+    for j in range(columns):
+        if not missing[j] <= tolerance * largest:
+            return False
+    return bool(abs(of_all) <= tolerance * largest)
 
 
 @njit(**COMPILED)
@@ -481,9 +485,11 @@ def _lines_balance(i_cell: Any, currents: Any, tolerance: float) -> bool:
             sums[j] += cells[j]
             total[j] += abs(cells[j])
         missing = max(missing, abs(currents[LEFT, i] + currents[RIGHT, i] - of_row) - ROUNDING * size)
+    finite = 0.0
     for j in range(columns):
         missing = max(missing, abs(currents[TOP, j] + currents[BOTTOM, j] - sums[j]) - ROUNDING * total[j])
-    return bool(missing <= tolerance * largest) and bool(np.max(sums) - np.max(sums) == 0.0)
+        finite += 0.0 * sums[j]
+    return bool(missing <= tolerance * largest) and bool(finite == 0.0)
 
 
 @njit(**COMPILED)

@@ -157,6 +157,15 @@ def residuals(
 
 
 @njit(**COMPILED)
+def _copy(target: Any, source: Any) -> None:
+    """The same as ``target[:] = source``, for which numba compiles the words of its errors as well, for seconds."""
+    for i in range(source.shape[0]):
+        target_i, source_i = target[i], source[i]
+        for j in range(source_i.size):
+            target_i[j] = source_i[j]
+
+
+@njit(**COMPILED)
 def corrections(
     slope: Any,
     active: Any,
@@ -200,7 +209,7 @@ def corrections(
         factor_columns(d, wires[1], end, inverse_columns)
         factor_rows(d, wires[0], end, inverse_rows, block)
         f_row, f_column, dy, dx = left_over[problem, 0], left_over[problem, 1], step[problem, 0], step[problem, 1]
-        dy[:] = f_row
+        _copy(dy, f_row)
         solve_rows(inverse_rows, wires[0], dy, block)
         _add_product(f_column, d, dy, work[2])
         for i in range(rows):
@@ -478,7 +487,8 @@ def solve_sinh(
                 residuals(wires, end, i_p, moved, left_over, norm, rounding, found, largest)
                 if not shorten(active, violated, norm, rounding, largest, tolerance, limits[2], length):
                     break
-            s[:] = moved
+            _copy(s[0, 0], moved[0, 0])
+            _copy(s[0, 1], moved[0, 1])
             if not norm[0] < violated[0] and not norm[0] <= max(tolerance * largest[0], rounding[0]):
                 return problem  # no step in this direction makes it better: what is left is rounding
             settle(norm, rounding, largest, tolerance, done)

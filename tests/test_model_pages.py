@@ -10,6 +10,7 @@ MODELS = Path(__file__).parents[1] / "docs" / "models"
 SCRIPTS = sorted(MODELS.glob("draw_*.py"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_figure_is_drawn(script, tmp_path):
     figure = runpy.run_path(str(script))["draw"]()

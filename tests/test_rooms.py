@@ -27,6 +27,7 @@ print(json.dumps(sorted(sys.modules)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", ALLOWED)
 def test_a_room_loads_only_what_lies_below_it(room):
     done = subprocess.run([sys.executable, "-c", LOAD_ALL, room], capture_output=True, text=True, check=True)

@@ -83,6 +83,7 @@ def test_conclusions_name_the_rates(numbers):
     assert any(s.startswith("calibrated: more than 2 points above software already at 0.25 times") for s in said)
 
 
+@pytest.mark.slow
 def test_page_opens_offline_and_holds_every_curve(numbers, tmp_path):
     page = write_page(numbers, tmp_path / "lots.html").read_text(encoding="utf-8")
     assert not re.search(r"<(?:script|link)[^>]+(?:src|href)=", page)

@@ -128,6 +128,7 @@ def test_without_written_dies_there_are_numbers_and_a_report_too():
     assert "none was written" in headline(found)[0] and "Dies, stuck cells" in render(empty)
 
 
+@pytest.mark.slow
 def test_the_report_holds_every_figure_and_no_markup_from_outside():
     results = lot(wrong=1)
     assert {"decision", "cumulative", "achieved", "pulses", "drift", "die_c9r9"} <= set(figures(results))

@@ -217,6 +217,7 @@ def test_a_copy_of_the_one_file_holds_all_that_was_folded_in(tmp_path):
         assert [found.id for found in copy.history("p", "d")] == [step.id]
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_a_record_is_made_leaves_nothing_broken(tmp_path):
     code = (
         "import resource, sys\nfrom analysis.record import Record, RecordError\n"

@@ -61,6 +61,7 @@ def page(results: LotResults) -> Page:
     return Page(render(results))
 
 
+@pytest.mark.slow
 def test_opens_offline(page: Page) -> None:
     loaded = [attrs.get("src") or attrs.get("href") for _, attrs in page.tags if "src" in attrs or "href" in attrs]
     assert loaded
@@ -121,6 +122,7 @@ def test_checks_look_up_when_something_is_off(results: LotResults) -> None:
 EVIL = """</script><script>alert(1)</script><img src=x onerror="alert(2)">'"{{ 7 * 7 }}"""
 
 
+@pytest.mark.slow
 def test_nothing_in_a_file_becomes_html(results: LotResults, page: Page) -> None:
     evil = replace(
         results,
@@ -166,6 +168,7 @@ def test_a_run_without_anything_gives_a_report() -> None:
     assert "Nothing has been measured yet." in Page(render(empty)).words
 
 
+@pytest.mark.slow
 def test_one_die(tmp_path: Path) -> None:
     page = Page(write_report(made_up(1), tmp_path / "report.html").read_text(encoding="utf-8"))
     assert "transfer" not in {attrs.get("id") for _, attrs in page.tags}

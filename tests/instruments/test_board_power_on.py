@@ -15,6 +15,8 @@ from instruments.board import FramedBoard
 from instruments.frames import Opcode
 from instruments.roles import BusyError, Executed, LinkError, PulseNotFiredError, UnknownOutcomeError
 
+pytestmark = pytest.mark.slow
+
 ONE = np.zeros((3, 4), dtype=bool)
 ONE[1, 2] = True
 

@@ -70,6 +70,7 @@ def test_outputs_and_gradients_are_those_of_torch(size):
     assert moon_kernels.loss(w, x[0], x[1], y, hidden, z) == pytest.approx(loss.item(), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decay", [0.0, 1e-2])
 def test_training_without_noise_is_adam(decay):
     """Whole batches, so that the order of points does not matter."""

@@ -59,6 +59,7 @@ def test_perfect_lines_have_no_network():
         IdealArray(devices(), np.full((2, 4, 5), np.nan)).biased(np.ones(4, bool), np.ones(5, bool), 1.0, HALF)
 
 
+@pytest.mark.slow
 def test_dies_are_probed_written_and_classified():
     network = train(Batch(fresh_weights(0)[None], [0], [RECIPES["drift"]], [PHYSICAL]), MOONS)[0]
     rng = np.random.default_rng(2)

@@ -104,6 +104,7 @@ def test_a_broker_that_was_killed_too(left, peers):
     assert is_safe(peers)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_reached_is_named_and_tried_again(left, peers):
     folder, broker = left
     board, sentio = peers
@@ -117,6 +118,7 @@ def test_what_cannot_be_reached_is_named_and_tried_again(left, peers):
     assert known_broker(folder).left_on()  # for another attempt
 
 
+@pytest.mark.slow
 def test_without_recipes_it_is_said_that_nothing_was_done(left):
     folder, broker = left
     os.kill(broker.pid, signal.SIGSTOP if os.name == "posix" else signal.SIGTERM)

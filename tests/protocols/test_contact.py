@@ -98,6 +98,7 @@ def test_a_test_structure_is_looked_at_alone(home):
     assert bench.contact_check.passed and bench.contact_check.conducting == 1.0
 
 
+@pytest.mark.slow
 def test_a_die_that_was_never_formed_is_formed_from_the_command_line(xbar, tmp_path):
     asked = ("--cells", "2,1 2,2", "--v-step", "50mV", "--v-cap", "4.4V", "--dies", 1, "--out", tmp_path / "lot")
     with virgin_station(tmp_path) as (file, simulated):

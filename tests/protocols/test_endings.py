@@ -11,6 +11,8 @@ from protocols.catalogue import REPORTED, SHIPPED
 from protocols.show import KINDS
 from protocols.status import lot_status, next_commands
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 import xarray as xr
 from protocols.run import protocol

@@ -9,6 +9,8 @@ from safetensors.numpy import save_file
 
 from analysis.record import Record
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def refused(xbar, served, tmp_path):

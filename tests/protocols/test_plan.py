@@ -103,6 +103,7 @@ def real(xbar, perfect_lot, tmp_path):
     return find(name), name_in_record(name), tmp_path / "lot", entries[begin:]
 
 
+@pytest.mark.slow
 def test_a_plan_counts_what_a_real_run_does(real):
     function, name, folder, entries = real
     plan = planned(function, name=name)
@@ -133,6 +134,7 @@ def test_a_plan_counts_what_a_real_run_does(real):
     assert 2 * (costs.board_requests + costs.prober_requests) == pytest.approx(len(wire), rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_plan_like_an_earlier_run_has_its_dies_and_limits(real):
     function, name, folder, _ = real
     like = planned(function, name=name, like=folder, dies=None)
@@ -146,6 +148,7 @@ def test_a_plan_like_an_earlier_run_has_its_dies_and_limits(real):
 # the protocol that ships
 
 
+@pytest.mark.slow
 def test_the_plan_of_mtj_mnist_trains_nothing_and_measures_everything():
     plan = planned(mtj_mnist, {"images": 50, "epochs": 1}, name="mtj-mnist")
     assert plan.refusals == ()
@@ -389,6 +392,7 @@ def test_map_plan_and_simulated_station_assume_the_same_durations():
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_instruments_that_are_not_ours_are_shown(tmp_path, xbar):
     """What they are, and how each is switched off; or that one cannot be in a station."""
     for type, status, says in (

@@ -30,6 +30,8 @@ from protocols.planned_station import PlanSourceError, planned_station
 from protocols.run import protocol
 from protocols.selection import RunSettings
 
+pytestmark = pytest.mark.slow
+
 OUTPUTS = {"A": "smu.a", "B": "smu.b", "C": "pulser.1", "D": "pulser.2", "H": "ground"}
 
 

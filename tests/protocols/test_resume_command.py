@@ -11,6 +11,8 @@ from analysis.record import Record, RecordError
 from protocols.bench import Bench
 from protocols.cli import app
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 import os
 from pathlib import Path

@@ -16,6 +16,8 @@ from protocols.simulate import LotsFolderError, simulate_lots
 from sim_backends.array.die import Die
 from sim_backends.array.lot import KINDS, load_lot
 
+pytestmark = pytest.mark.slow
+
 LOT = load_lot("mtj")
 DIES = 2
 TRUTH = {"good": CellClass.GOOD, "short": CellClass.SHORT, "open": CellClass.OPEN, "stuck_p": CellClass.STUCK_P,

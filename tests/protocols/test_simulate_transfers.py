@@ -15,6 +15,8 @@ from protocols.cli import app
 from protocols.simulate_transfers import MapNameError, TransfersFolderError, simulate_transfers
 from protocols.transfer_study import MEASURES, SHOWN
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -13,6 +13,8 @@ from protocols.iv_sweep import sweep_cell
 from protocols.mtj_mnist import classify_images, train_unaware
 from protocols.source_code import ROOMS, code_of, differing, from_text, to_text
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = '''
 """A protocol."""
 import functools

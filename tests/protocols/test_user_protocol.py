@@ -10,6 +10,8 @@ import pytest
 from analysis.record import Record
 from protocols.catalogue import find
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 import numpy as np
 import xarray as xr

@@ -23,6 +23,8 @@ from sim_backends.state_lock import StateInUseError, StateLock
 from sim_backends.station import Station, StationConfig, StationError, load_station, station_config
 from sim_backends.station_process import spawn_station
 
+pytestmark = pytest.mark.slow
+
 
 def entries(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

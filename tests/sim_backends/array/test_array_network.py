@@ -214,6 +214,7 @@ def test_perfect_uneven_and_broken_lines(shape: tuple[int, int], seed: int, kind
     assert np.max(np.abs(solution.v_cell - expected.v_cell)) <= 1e-9 * 2
 
 
+@pytest.mark.slow
 def test_the_three_forms_of_a_batch() -> None:
     rng = np.random.default_rng(2)
     g, v = 10 ** rng.uniform(-5, -3, (3, 6, 5)), rng.uniform(-1, 1, (4, 6))

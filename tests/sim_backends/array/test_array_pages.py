@@ -11,6 +11,7 @@ DOCS = Path(__file__).parents[3] / "docs"
 PAGES = [DOCS / "array.md", DOCS / "models" / "network.md"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_code_blocks_run_one_after_another(page: Path) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)

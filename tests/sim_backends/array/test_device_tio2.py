@@ -212,6 +212,7 @@ def lot():
     return FIT["write_random"](1000, np.random.default_rng(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", list(FIT["MEASURED"]))
 def test_half_select_drift_is_the_measured_one(lot, k):
     """Mean within 15 % or two standard errors of the database, SD within 15 %; plus two of this sample's own errors."""
@@ -256,6 +257,7 @@ def test_touch_up_brings_whole_arrays_into_tolerance():
     assert np.mean(inside >= 0.95) > 0.95
 
 
+@pytest.mark.slow
 def test_a_large_array_is_written_with_low_caps():
     """With the laboratory's caps the many cells on its lines undo what is written; V/2 of 1.2 V hardly does."""
     rng = np.random.default_rng(5)

@@ -133,6 +133,7 @@ def test_many_vectors_on_one_array_are_the_sum_of_single_ones(vectors: int, side
     np.testing.assert_allclose(g.grad, total, rtol=1e-8, atol=1e-10 * np.abs(total).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MAKERS)
 def test_batches_of_arrays(kind: str) -> None:
     rng = np.random.default_rng(1)

@@ -208,6 +208,7 @@ def test_the_last_step_allowed_may_be_the_one_that_arrives(monkeypatch: pytest.M
     np.testing.assert_array_equal(few.i_left, whole.i_left)
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @example(seed=8156)  # a column that only a transistor at its threshold could hold
 @example(seed=4620)

@@ -53,6 +53,7 @@ def test_help_loads_nothing_heavy():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("python_path", ["", ".", os.pathsep])
 def test_a_process_of_ours_imports_nothing_from_the_working_folder(tmp_path, monkeypatch, python_path):
     """A `yaml.py` that lies where the user happens to be is not what we import."""

@@ -93,6 +93,7 @@ def test_page_opens_offline_and_holds_every_curve(numbers, tmp_path):
     assert not list(tmp_path.glob("*.part"))
 
 
+@pytest.mark.slow
 def test_half_a_sweep_has_a_page_that_says_so(numbers, points):
     numbers |= {"sweeps": sweeps(points[:1], DEFAULT), "missing": 10}
     page = render(numbers)

@@ -37,6 +37,7 @@ FOREIGN = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ours", KINDS)
 @pytest.mark.parametrize("content", FOREIGN)
 def test_a_file_of_somebody_else_is_kept(tmp_path, ours, content):

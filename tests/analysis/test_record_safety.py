@@ -102,6 +102,7 @@ def _kill_a_writer(stdout, lines, pause):
     return said
 
 
+@pytest.mark.slow
 def test_a_reader_sees_whole_steps_while_another_process_writes(tmp_path):
     with another_process(WRITE, tmp_path) as writer:
         for _ in range(5):
@@ -152,6 +153,7 @@ def test_a_record_in_a_folder_that_cannot_be_written_can_be_read(tmp_path):
         tmp_path.chmod(0o700)
 
 
+@pytest.mark.slow
 def test_one_process_writes_and_the_others_are_told_which_and_can_ask_it(tmp_path):
     assert running(tmp_path) is None
     with another_process(HOLDER, tmp_path) as holder:
@@ -251,6 +253,7 @@ def test_a_batch_that_was_edited_is_named(damaged, statement, read):
         record.dose("d", (1, 2, 2)) if read == "dose" else getattr(record, read)("d")
 
 
+@pytest.mark.slow
 def test_a_file_made_to_do_harm_runs_nothing(tmp_path):
     """Seals and hashes hold, but what the array claims to be would be objects, or more than there is memory for."""
     with Record.open(tmp_path) as record:
@@ -353,6 +356,7 @@ def test_a_full_disk_leaves_the_record_as_it_was(tmp_path):
         assert len(record.steps()) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="the size of a file is limited by a POSIX call")
 def test_a_file_that_cannot_grow_leaves_the_record_as_it_was(tmp_path):
     """As `max_page_count`, but from below: the operating system refuses to write."""
@@ -391,6 +395,7 @@ print(said)
 """
 
 
+@pytest.mark.slow
 def test_several_who_look_never_take_each_other_for_a_writer(tmp_path):
     with Record.open(tmp_path) as record:
         record.begin_run("look", {})

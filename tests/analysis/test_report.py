@@ -68,6 +68,7 @@ def test_opens_offline(page: Page) -> None:
     assert all(str(target).startswith("#") for target in loaded)
 
 
+@pytest.mark.slow
 def test_prints_whole_tables_and_says_when(page: Page, results: LotResults) -> None:
     when = "2026-11-29 18:27 to 2026-11-30 02:10 (UTC+0100)"
     text = render(replace(results, provenance={**results.provenance, "measured": when}))
@@ -138,6 +139,7 @@ def test_nothing_in_a_file_becomes_html(results: LotResults, page: Page) -> None
     assert EVIL in "".join(hostile.text)
 
 
+@pytest.mark.slow
 def test_half_a_run_gives_a_report_that_says_what_is_missing(results: LotResults) -> None:
     nothing = np.empty(0)
     half = replace(

@@ -197,6 +197,7 @@ class TestPulsing:
         assert rack.fired() == 0 and rack.array.last_action() == (0, 0)
 
 
+@pytest.mark.slow
 class TestFaults:
     """Whatever happens to a reply: no pulse is fired twice, and the caller knows what happened."""
 

@@ -14,6 +14,8 @@ from instruments.sentio import Sentio
 from instruments.traffic import Entry, Kind, TrafficWriter, read_traffic
 from instruments.wire import open_port, open_visa, through
 
+pytestmark = pytest.mark.slow
+
 
 class Echo(Peer):
     """Says back what it hears and how much it has heard; `silence` gets no answer, `bye` ends."""

@@ -13,6 +13,8 @@ from instruments.broker_client import Broker
 from instruments.roles import InstrumentError, LinkError
 from instruments.wire import PortSession, VisaSession, open_port, open_visa, through
 
+pytestmark = pytest.mark.slow
+
 REOPENINGS = {VisaSession: 40, PortSession: 5}
 """How often to open again in one test: pyserial takes 0.3 s to close a socket."""
 

@@ -35,6 +35,7 @@ def test_weights_come_back(weights, name):
     np.testing.assert_allclose(kind.weights(targets, scale), weights, atol=1e-9 * np.abs(weights).max() + 1e-12)
 
 
+@pytest.mark.slow
 @given(weights=some_weights)
 def test_one_device_of_a_pair_holds_nothing(weights):
     targets = PHYSICAL.targets(weights, scales(weights))

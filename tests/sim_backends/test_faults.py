@@ -22,6 +22,8 @@ from sim_backends.faulty_wire import garbled
 from sim_backends.station import Station, StationConfig, StationError, load_station, station_config
 from sim_backends.station_process import spawn_station
 
+pytestmark = pytest.mark.slow
+
 ALL = (1 << 25) - 1
 PULSE = struct.pack("<BhIH", 0, 80, 1000, 1) + b"\xff" * 78 + b"\1"
 #: A request that does something, one that only asks, what a fault calls the first, and what ends a reply.

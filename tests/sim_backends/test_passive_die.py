@@ -105,6 +105,7 @@ def test_reads_are_those_of_the_network_and_close_to_the_cells(die):
     np.testing.assert_array_equal(die.devices.conductance, before, "a read does nothing")
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=10)
 @given(seed=st.integers(0, 100), forward=st.booleans())
 def test_products_are_those_of_the_network(sound_lot, seed, forward):

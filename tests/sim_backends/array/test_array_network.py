@@ -838,6 +838,7 @@ def test_refusals_come_before_the_work() -> None:
     assert refused < 50 * (time.perf_counter() - started) / 4
 
 
+@pytest.mark.slow
 def test_neither_torch_nor_newtons_kernels_are_loaded_for_linear_cells() -> None:
     code = "import sys\nfrom sim_backends.array.network import Lines, solve\n"
     code += "solve([[1e-4]], left=1.0, bottom=0.0, lines=Lines(1.0, 1.0))\n"

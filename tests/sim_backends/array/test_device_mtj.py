@@ -314,6 +314,7 @@ def test_reads_disturb_more_with_a_square_barrier():
         assert found == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_square_barrier_and_a_macrospin_agree_on_which_way_the_laws_are_wrong():
     """200 ns at 0.85 of the critical voltage: linear with 1 ns is 0.21, square 1.00, a macrospin between them.
 

@@ -223,6 +223,7 @@ def test_half_select_drift_is_the_measured_one(lot, k):
     assert abs(np.nanstd(drift) / sd - 1) < 0.15 + 2 * sd_error / sd
 
 
+@pytest.mark.slow
 def test_drift_is_heavy_tailed_at_first_and_less_so_later(lot):
     first, last = ((d := lot[2].drift(k))[~np.isnan(d)] for k in (1, 32))
     assert FIT["kurtosis"](first) > 8  # database: 12.3
@@ -245,6 +246,7 @@ def test_nearly_all_cells_are_reached_below_the_caps(lot):
     assert np.percentile(written.pulses, 99) < 120
 
 
+@pytest.mark.slow
 def test_touch_up_brings_whole_arrays_into_tolerance():
     rng = np.random.default_rng(6)
     devices, targets, written = FIT["write_random"](100, rng)

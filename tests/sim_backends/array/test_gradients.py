@@ -195,6 +195,7 @@ def test_currents_have_the_type_of_the_conductances() -> None:
     np.testing.assert_allclose(currents.bottom.detach(), expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_training_sees_the_lines() -> None:
     """Conductances that make an array with 20 Ohm segments multiply as an ideal one would."""
     rng = np.random.default_rng(3)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from record_files import SHAPE, append, edit, some_result
+from schema_3 import as_schema_3
 
 from analysis import record_schema_3
 from analysis.open_run import open_run
@@ -32,14 +33,7 @@ def old(tmp_path):
         record.begin_run("p", {}, resumes=run)
         record.settle(batch, 1)
     folder = tmp_path / "old"
-    folder.mkdir()
-    with closing(sqlite3.connect(folder / "record.sqlite", isolation_level=None)) as database:
-        database.executescript(record_schema_3.SCHEMA)
-        database.execute("ATTACH ? AS new", (str(tmp_path / "new" / "record.sqlite"),))
-        for (table,) in database.execute("SELECT name FROM main.sqlite_master WHERE type='table'").fetchall():
-            columns = ", ".join(row[1] for row in database.execute(f"PRAGMA main.table_info({table})"))
-            database.execute(f"INSERT INTO main.{table} SELECT {columns} FROM new.{table}")
-        database.execute("PRAGMA main.user_version=3")
+    as_schema_3(tmp_path / "new", folder)
     return folder
 
 

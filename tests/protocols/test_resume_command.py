@@ -5,6 +5,7 @@ import os
 import shutil
 
 import pytest
+from schema_3 import as_schema_3
 from typer.testing import CliRunner
 
 from analysis.record import Record, RecordError
@@ -149,6 +150,27 @@ def test_with_yes_it_is_done_anew_from_there_on(xbar, served, begun):
     assert {tuple(entry["site"]) for entry in reads} == {(2, 6), (3, 6), (4, 5)}
     with Record.open(begun, write=False) as record:
         assert {step.run for step in record.history("mine.py:looks", "c2r6")} == {2}
+
+
+@pytest.mark.parametrize("edit", [None, ("bench.array.read(0", "bench.array.read(1")])
+def test_a_record_of_schema_3_is_gone_on_with_or_says_which_code_differs(xbar, served, begun, edit):
+    """Nothing of it is changed before the user has agreed; then it is one of today, with both runs in it."""
+    new = begun / "new"
+    new.mkdir()
+    (begun / "record.sqlite").rename(new / "record.sqlite")
+    as_schema_3(new, begun)
+    if edit:
+        _edit(begun.parent / "mine.py", *edit)
+        before = (begun / "record.sqlite").read_bytes()
+        done = xbar("resume", begun)
+        assert done.status == 1 and "die c2r6, step look: source changed; 3 steps there are done anew" in _flat(done)
+        assert served.new_actions() == [] and (begun / "record.sqlite").read_bytes() == before
+    done = xbar("resume", begun, *(["--yes"] if edit else []))
+    assert done.status == 0 and "looked at all" in done.said, done.said
+    with Record.open(begun, write=False) as record:
+        first, second = record.runs()
+        assert second["resumes"] == first["id"] and second["status"] == "finished"
+        assert {step.run for step in record.history("mine.py:looks", "c2r6")} == {2 if edit else 1}
 
 
 def test_a_computation_whose_module_was_edited(xbar, served, begun):

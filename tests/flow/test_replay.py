@@ -14,6 +14,7 @@ from command_line import start_xbar, wait_for, xbar
 from analysis.record import Record
 from instruments.traffic import Kind, TrafficWriter, read_traffic
 from protocols.open_station import traffic_file
+from protocols.provenance import made_by
 from protocols.replay import replay
 
 SCRIPT = """
@@ -96,6 +97,27 @@ def test_a_flipped_byte_of_a_request_is_shown_with_both_sides(recorded, tmp_path
     done = xbar("replay", lot, "--trust")
     assert done.status == 1
     assert "byte 0 differs" in done.said and "recorded from byte 0" in done.said and "sent now from byte 0" in done.said
+
+
+@pytest.mark.parametrize(
+    ("git", "says"),
+    [("", "pip install xbarlab==9.9.9"), ("0123abc-dirty", "check out 0123abc")],
+)
+def test_bytes_of_another_version_say_which_one_to_install(recorded, tmp_path, monkeypatch, git, says):
+    """The run was made by this one: the replay is made to be of another, that sends other bytes."""
+    lot = shutil.copytree(recorded, tmp_path / "lot")
+
+    def other(number, entry):
+        return bytes([entry.payload[0] ^ 1]) + entry.payload[1:] if entry.kind is Kind.SEND else entry.payload
+
+    rewritten(traffic_file(lot, 1), other)
+    with Record.open(lot, create=False, write=False) as record:
+        known = record.runs()[-1]["provenance"]
+    was = known | {"packages": known["packages"] | {"xbarlab": "9.9.9"}, "git": git}
+    monkeypatch.setattr("protocols.replay.made_by", lambda _: made_by(was))
+    done = xbar("replay", lot, "--trust")
+    assert done.status == 1 and "differs" in done.said
+    assert "the run was made by xbarlab 9.9.9" in done.said and says in " ".join(done.said.split())
 
 
 def test_a_changed_answer_shows_in_the_result(recorded, tmp_path):

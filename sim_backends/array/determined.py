@@ -31,7 +31,11 @@ def ever_conducting(law: Law, volts: FloatArray) -> tuple[BoolArray, FloatArray]
 
 
 def still_conducting(
-    law: Law, volts: tuple[FloatArray, FloatArray], floats: tuple[BoolArray, BoolArray], at_rest: Sequence[FloatArray]
+    law: Law,
+    volts: tuple[FloatArray, FloatArray],
+    floats: tuple[BoolArray, BoolArray],
+    found: Sequence[FloatArray],
+    at_rest: Sequence[FloatArray],
 ) -> tuple[BoolArray, BoolArray]:
     """Which cells conduct in a solution, by the voltage of their row and by that of their column.
 
@@ -47,6 +51,8 @@ def still_conducting(
         Voltages of the row nodes and of the column nodes (V).
     floats
         Rows and columns without a source, as ``Problem.floating`` tells, ``[..., line]``.
+    found
+        Current (A) and slopes (S) there.
     at_rest
         Slopes with all lines at zero volts (S).
     """
@@ -56,7 +62,7 @@ def still_conducting(
         by_row, by_column = ((slope > 0) & (slope > STILL * rest) for slope, rest in pairs)
         return by_row, by_column
 
-    i, *slopes = law(*volts)
+    i, *slopes = found
     here = conducting(slopes)
     if all(np.all(slope >= rest) for slope, rest in zip(slopes, at_rest, strict=True)):
         return here  # nowhere near flat
@@ -78,6 +84,8 @@ def refuse_undetermined(problem: Problem, a_conducts: BoolArray, b_conducts: Boo
     """
     row, column = problem.floating()
     held_row, held_column = ~row, ~column
+    if np.all(held_row.any(axis=-1) | held_column.any(axis=-1)) and np.all(a_conducts) and np.all(b_conducts):
+        return  # every cell joins its row and its column
     shape = (*problem.lead, problem.rows, problem.columns)
     by_row, by_column = (np.broadcast_to(conducts, shape) for conducts in (a_conducts, b_conducts))
     while True:

@@ -223,7 +223,9 @@ def _newton(problem: Problem, group: _Group) -> Iterator[tuple[Indices, DirectSo
         done |= whole & close & settled
         if done.all():
             row, column = (line.reshape(problem.count, -1)[members] for line in problem.floating())
-            group.network.refuse_islands(*still_conducting(conducts, (v_row, v_column), (row, column), at_rest))
+            volts = (v_row, v_column)
+            conduct = still_conducting(conducts, volts, (row, column), conducts(*volts), at_rest)
+            group.network.refuse_islands(*conduct)
             yield members, replace(found, i_cell=i[:, None], rounding=nothing[:, None])
             return
     worst = int(np.argmin(done))

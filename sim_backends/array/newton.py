@@ -12,7 +12,7 @@ from sim_backends.array.devices.interface import BoolArray, FloatArray
 from sim_backends.array.line_kernels import PADDING
 from sim_backends.array.line_method import ends_of
 from sim_backends.array.network_errors import ADVICE, ConvergenceError, NetworkError
-from sim_backends.array.network_problem import BOTTOM, LEFT, RIGHT, TOP, Problem, Solution
+from sim_backends.array.network_problem import Problem, Solution
 from sim_backends.array.scratch import in_threads, line_scratch, newton_scratch, one_newton_scratch
 
 STEPS_MAX = 80
@@ -91,18 +91,22 @@ class _Newton:
                 done &= whole & (_still_to_come(moved, moved_before) <= 0.1 * tolerance * self.voltage_scales[0]) | held
                 moved_before = np.where(whole, moved, np.inf)
             active &= ~done
-        self.refuse_undetermined()
+        self.refuse_undetermined(i, *slopes)
         self.problem.refuse_beyond(v)
         return self.solution(v if cells else None, i if cells else None)
 
-    def refuse_undetermined(self) -> None:
-        """Refuse lines without a source that no cell holds in the solution."""
+    def refuse_undetermined(self, *found: FloatArray) -> None:
+        """Refuse lines without a source that no cell holds in the solution, by its current and slopes."""
         if self.floats:
             _, *at_rest = self.law(*np.zeros((2, *self.size)))
-            v_row, v_column = np.empty((2, *self.size))
-            kernels.node_voltages(self.ends, self.state, v_row, v_column)
-            found = still_conducting(self.law, (v_row, v_column), self.problem.floating(), at_rest)
-            refuse_undetermined(self.problem, *(conducts.reshape(self.shape) for conducts in found))
+            conduct = still_conducting(self.law, self.nodes(), self.problem.floating(), found, at_rest)
+            refuse_undetermined(self.problem, *(cells.reshape(self.shape) for cells in conduct))
+
+    def nodes(self) -> tuple[FloatArray, FloatArray]:
+        """Voltages of the row node and of the column node at every cell."""
+        v_row, v_column = np.empty((2, *self.size))
+        kernels.node_voltages(self.ends, self.state, v_row, v_column)
+        return v_row, v_column
 
     def refuse_flat(self, slopes: Slopes) -> None:
         """Refuse open cells before the first step; where laws are flat only there, leave it to another method."""
@@ -119,16 +123,8 @@ class _Newton:
 
         Far from zero the small drops along good wires would lose their digits.
         """
-        if not self.floats:
-            return
-        for node, (first, second), lines in ((0, (LEFT, RIGHT), self.size[1]), (1, (BOTTOM, TOP), self.size[2])):
-            floating = np.all(self.ends[:, [first, second], 0, :lines] == 0, axis=1)
-            nodes = self.state[:, node, :, : self.size[2]]
-            nodes = nodes if node == 0 else np.swapaxes(nodes, 1, 2)  # [problem, line, place]
-            reference = self.ends[:, first, 1, :lines]
-            shift = np.where(floating, nodes[..., nodes.shape[2] // 2] if on_themselves else -reference, 0.0)
-            nodes -= shift[..., None]
-            reference += shift
+        if self.floats:
+            kernels.centre(self.ends, self.state, on_themselves)
 
     def unsettled(self, wrong: BoolArray) -> ConvergenceError:
         """The error for problems of which too much of Kirchhoff's law is left."""

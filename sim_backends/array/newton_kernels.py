@@ -16,6 +16,7 @@ from sim_backends.array.line_kernels import (
     BOTTOM,
     COMPILED,
     LEFT,
+    PADDING,
     RIGHT,
     TOP,
     conjugate_gradients,
@@ -387,6 +388,26 @@ def node_voltages(ends: Any, state: Any, v_row: Any, v_column: Any) -> None:
             for j in range(columns):
                 v_row[problem, i, j] = row_ref[i] + state[problem, 0, i, j]
                 v_column[problem, i, j] = column_ref[j] + state[problem, 1, i, j]
+
+
+@njit(**COMPILED)
+def centre(ends: Any, state: Any, on_themselves: bool) -> None:
+    """Count the nodes of lines without a source from the middle of their line, or from zero again."""
+    problems, rows, columns = state.shape[0], state.shape[2], state.shape[3] - PADDING
+    for problem in range(problems):
+        end, row_nodes, column_nodes = ends[problem], state[problem, 0], state[problem, 1]
+        for i in range(rows):
+            if end[LEFT, 0, i] == 0.0 and end[RIGHT, 0, i] == 0.0:
+                shift = row_nodes[i, columns // 2] if on_themselves else -end[LEFT, 1, i]
+                for j in range(columns):
+                    row_nodes[i, j] -= shift
+                end[LEFT, 1, i] += shift
+        for j in range(columns):
+            if end[BOTTOM, 0, j] == 0.0 and end[TOP, 0, j] == 0.0:
+                shift = column_nodes[rows // 2, j] if on_themselves else -end[BOTTOM, 1, j]
+                for i in range(rows):
+                    column_nodes[i, j] -= shift
+                end[BOTTOM, 1, j] += shift
 
 
 @njit(**COMPILED)

@@ -97,6 +97,7 @@ def replay(folder: Path, run: int | None = None, shown: Console | None = None, *
     RecordError
         The record is damaged; the message says where.
     """
+    folder = folder.resolve()  # the protocol runs where the run was begun, which may be elsewhere
     with Record.open(folder, create=False, write=False) as lot, ExitStack() as stack:
         stack.enter_context(nobody_connects())
         known = _run_of(lot, run)
@@ -107,9 +108,8 @@ def replay(folder: Path, run: int | None = None, shown: Console | None = None, *
                 f"run {number} of {folder} did nothing with hardware, or its {recording} is missing: restore it from a "
                 "backup, or choose another --run"
             )
-        lot_folder = folder.resolve()
         with in_folder_of(known):
-            check_trust(lot_folder, number, known["provenance"]["find"], agreed=trust)
+            check_trust(folder, number, known["provenance"]["find"], agreed=trust)
         home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         record = stack.enter_context(lot.copy_before(number, home / "lot"))
         progress = stack.enter_context(RunProgress(shown or PlainConsole(quiet=True)))

@@ -3,6 +3,7 @@
 A whole mtj-mnist, with its table, is replayed in test_mtj_mnist.py.
 """
 
+import contextlib
 import re
 import shutil
 import signal
@@ -97,6 +98,20 @@ def test_a_flipped_byte_of_a_request_is_shown_with_both_sides(recorded, tmp_path
     done = xbar("replay", lot, "--trust")
     assert done.status == 1
     assert "byte 0 differs" in done.said and "recorded from byte 0" in done.said and "sent now from byte 0" in done.said
+
+
+def test_a_lot_is_named_from_where_the_user_stands(recorded, tmp_path, monkeypatch):
+    """The protocol runs in the folder in which the run was begun, which may be another."""
+    shutil.copytree(recorded, tmp_path / "copy")
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    with Record.open(recorded, create=False, write=False) as record:
+        known = record.runs()[-1]["provenance"]
+    monkeypatch.setattr("protocols.replay.in_folder_of", lambda _: contextlib.chdir(begun))
+    assert known["folder"] and not (begun / "copy").exists()
+    monkeypatch.chdir(tmp_path)
+    done = xbar("replay", "copy", "--trust")
+    assert done.status == 0, done.said
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Who may import whom, held by what is really loaded after importing every module of a room in a fresh interpreter."""
+"""Who may import whom, held by what is really loaded after importing every module of a room, and nothing else of ours."""
 
 import json
 import os
@@ -17,22 +17,35 @@ ALLOWED = {
     "xbarlab": ("xbarlab",),  # loads the others only when it is asked to
 }
 
-LOAD_ALL = """
+# one interpreter for all rooms: it forgets our modules after each, so that only what others wrote is loaded once
+LOAD_EACH = """
 import importlib, json, pkgutil, sys
-room = importlib.import_module(sys.argv[1])
-for module in pkgutil.walk_packages(room.__path__, room.__name__ + "."):
-    if not module.name.endswith("__main__"):
-        importlib.import_module(module.name)
-print(json.dumps(sorted(sys.modules)))
+rooms, loaded = sys.argv[1:], {}
+for name in rooms:
+    assert not [known for known in sys.modules if known.partition(".")[0] in rooms]
+    room = importlib.import_module(name)
+    for module in pkgutil.walk_packages(room.__path__, room.__name__ + "."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    loaded[name] = sorted(known for known in sys.modules if known.partition(".")[0] in rooms)
+    for known in loaded[name]:
+        del sys.modules[known]
+print(json.dumps(loaded))
 """
+
+
+@pytest.fixture(scope="module")
+def loaded_with():
+    """Of each room, our modules that are loaded after importing every module of it."""
+    done = subprocess.run([sys.executable, "-c", LOAD_EACH, *ALLOWED], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("room", ALLOWED)
-def test_a_room_loads_only_what_lies_below_it(room):
-    done = subprocess.run([sys.executable, "-c", LOAD_ALL, room], capture_output=True, text=True, check=True)
-    loaded = json.loads(done.stdout.splitlines()[-1])
-    ours = [name for name in loaded if name.partition(".")[0] in ALLOWED]
+def test_a_room_loads_only_what_lies_below_it(room, loaded_with):
+    ours = loaded_with[room]
     parts = [name for name in ours if name != "sim_backends"]  # its __init__ is empty and comes with its parts
     strangers = [name for name in parts if not any(f"{name}.".startswith(f"{a}.") for a in ALLOWED[room])]
     assert room in ours

@@ -1,4 +1,4 @@
-"""Who may import whom, held by what is really loaded after importing every module of a room, and nothing else of ours."""
+"""Who may import whom, held by what is really loaded after importing every module of a room and no other of ours."""
 
 import json
 import os

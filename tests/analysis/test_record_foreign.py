@@ -222,13 +222,17 @@ def test_a_full_disk_while_a_record_is_made_leaves_nothing_broken(tmp_path):
     code = (
         "import resource, sys\nfrom analysis.record import Record, RecordError\n"
         "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))\n"
-        "try:\n    Record.open(sys.argv[1])\nexcept RecordError as error:\n    print('said', error)\n"
+        "for limit in sys.argv[2:]:\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), resource.RLIM_INFINITY))\n"
+        "    try:\n        Record.open(f'{sys.argv[1]}/{limit}')\n"
+        "    except RecordError as error:\n        print(limit, 'said', error)\n"
     )
-    for limit in (0, 100, 5000, 20000, 60000):
-        folder = tmp_path / str(limit)
-        done = subprocess.run([sys.executable, "-c", code, folder, str(limit)], capture_output=True, text=True)
-        assert "said" in done.stdout and "--out" in done.stdout, done.stderr
+    limits = ("0", "100", "5000", "20000", "60000")
+    done = subprocess.run([sys.executable, "-c", code, tmp_path, *limits], capture_output=True, text=True)
+    for limit in limits:
+        said = [line for line in done.stdout.splitlines() if line.startswith(f"{limit} said ")]
+        assert len(said) == 1 and "--out" in said[0], done.stdout + done.stderr
+        folder = tmp_path / limit
         assert list(folder.iterdir()) == []
         Record.open(folder).close()
 

@@ -172,7 +172,7 @@ def sets_of(problem: Problem) -> tuple[FloatArray, NDArray[np.intp]]:
     if len(sets) == 1:
         return sets, np.zeros(problem.count, dtype=np.intp)
     number = np.arange(len(sets)).reshape(lead)
-    return sets, np.ascontiguousarray(np.broadcast_to(number, problem.lead).ravel())
+    return sets, np.broadcast_to(number, problem.lead).flatten()  # a copy: kernels are compiled for writable arrays
 
 
 def transfer_pays(problem: Problem) -> bool:

@@ -138,9 +138,9 @@ class _Newton:
         """As `run`, for devices that say that their current is ``g sinh(alpha v) / alpha``, ``[..., row, column]``."""
         shape, (g, alpha) = (*self.problem.lead, *self.size[1:]), law
         if g.ndim > 2:
-            g, alpha = (np.ascontiguousarray(np.broadcast_to(x, shape)).reshape(self.size) for x in (g, alpha))
+            g, alpha = (_for_kernels(x, shape).reshape(self.size) for x in (g, alpha))
         else:
-            g, alpha = np.ascontiguousarray(g)[None], np.ascontiguousarray(alpha)[None]
+            g, alpha = (_for_kernels(x, x.shape)[None] for x in (g, alpha))
         v, i = np.empty(self.size), np.empty(self.size)
         limits = np.array([COARSEST, FINEST, SUFFICIENT, STEPS_MAX, HALVINGS_MAX], dtype=np.float64)
 
@@ -222,7 +222,7 @@ class _Newton:
 
     def per_problem(self, x: FloatArray) -> FloatArray:
         """``[problem, row, column]``."""
-        return np.ascontiguousarray(x if x.shape == self.shape else np.broadcast_to(x, self.shape)).reshape(self.size)
+        return _for_kernels(x, self.shape).reshape(self.size)
 
     def correct(self, slopes: Slopes, active: BoolArray) -> None:
         """Find the next step, as exactly as it is worth."""
@@ -271,6 +271,11 @@ class _Newton:
         self.centre(False)
         found.state = (self.state, self.ends)
         return found
+
+
+def _for_kernels(x: FloatArray, shape: tuple[int, ...]) -> FloatArray:
+    """In a shape, contiguous and writable: for read-only arrays numba would compile the kernels anew, for seconds."""
+    return np.require(x if x.shape == shape else np.broadcast_to(x, shape), requirements=("C", "W", "E"))
 
 
 def _still_to_come(change: FloatArray, before: FloatArray) -> FloatArray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ _Z = np.linspace(-5.0, 5.0, 61)  # standard deviations of V_c over which cells a
 _PRIOR = -0.5 * _Z**2 - np.log(np.exp(-0.5 * _Z**2).sum())
 _CELLS_MAX = 1500  # of a kind that enter a fit; more are thinned out and weighted
 _AT_ONCE = 20_000  # cells that are drawn at once, to bound memory
+_TRIALS_AT_ONCE = 200  # trials whose chances are worked out at once: they stay in the cache of the processor
 _LOG_95 = 1.92  # drop of the log-likelihood at the ends of a 95 % interval
 _AROUND = np.linspace(-0.3, 0.5, 9)  # log of V_c over the middle voltage that failed
 _SPREADS = np.log([0.5, 1.0, 2.0])  # over the assumed spread
@@ -254,6 +256,17 @@ def _log_likelihood(trials: Trials, weights: FloatArray, law: Law) -> float:
 
 def _log_posterior(trials: Trials, starts: NDArray[np.int64], law: Law) -> FloatArray:
     """Log of prior times likelihood of each cell's V_c on the grid, ``[cell, z]``."""
+    found = np.empty((starts.size, _Z.size))
+    edges = np.append(starts, trials.cell.size)
+    first_cells = np.flatnonzero(np.diff(starts // _TRIALS_AT_ONCE, prepend=-1))
+    for first, last in pairwise([*first_cells, starts.size]):
+        logs = np.log(_chance(trials.part(edges[first], edges[last]), law))
+        found[first:last] = np.add.reduceat(logs, starts[first:last] - starts[first], axis=0)
+    return found + _PRIOR
+
+
+def _chance(trials: Trials, law: Law) -> FloatArray:
+    """Chance of what each trial did if V_c were that of the grid, ``[trial, z]``."""
     critical = np.maximum(law.v_critical * (1 + law.spread * _Z), 1e-3)
     left = 1 - trials.voltage[:, None] / critical
     left = left if law.exponent == 1 else np.maximum(left, 0.0) ** law.exponent
@@ -261,7 +274,7 @@ def _log_posterior(trials: Trials, starts: NDArray[np.int64], law: Law) -> Float
     rate = np.minimum((trials.width / law.tau0)[:, None] * np.exp(exponent), 690.0)
     failing = np.exp(-rate) * (1 - law.error_floor) + law.error_floor
     chance = np.where(trials.switched[:, None], 1 - failing, failing)
-    return np.add.reduceat(np.log(np.maximum(chance, 1e-300)), starts, axis=0) + _PRIOR
+    return np.maximum(chance, 1e-300)
 
 
 def _thinned(trials: Trials) -> tuple[Trials, FloatArray]:

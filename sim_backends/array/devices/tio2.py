@@ -262,7 +262,10 @@ class TiO2Devices:
             Source of the spread from cycle to cycle: one number for each cell beyond a threshold, in the order of the
             cells, SET before RESET.
         """
-        across = np.broadcast_to(real_array("cell voltage (V)", v), self.shape).reshape(-1)
+        across = real_array("cell voltage (V)", v)
+        if across.shape != self.shape:
+            across = np.broadcast_to(across, self.shape)
+        across = across.reshape(-1)
         for polarity in (self._set, self._reset):
             self._move(polarity, polarity.sign * across, width, rng)
 
@@ -281,7 +284,7 @@ class TiO2Devices:
 
     def _move(self, polarity: _Polarity, v: FloatArray, width: float, rng: np.random.Generator) -> None:
         """Let a pulse of a polarity's own sign ``[cell]`` (V) act on the cells beyond their threshold."""
-        cells = np.flatnonzero(v > polarity.threshold)
+        (cells,) = (v > polarity.threshold).nonzero()
         if not cells.size:
             return
         dose = polarity.rate[cells] * width * (v[cells] / polarity.threshold[cells] - 1) ** self.parameters.exponent

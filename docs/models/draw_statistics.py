@@ -22,7 +22,7 @@ MEANS = [-0.37, -0.91, -1.73, -3.35, -5.48, -6.40, -7.66, -7.6]
 DEVIATIONS = [6.7, 8.2, 10.0, 11.7, 13.9, 16.8, 19.4, 18.5]
 
 
-def draw() -> Figure:
+def draw(draws: int = 200_000) -> Figure:
     """Three panels."""
     figure = Figure(figsize=(11, 3.5), layout="constrained")
     tuning, moments, arrived = figure.subplots(1, 3)
@@ -50,7 +50,7 @@ def draw() -> Figure:
 
     rng = np.random.Generator(np.random.SFC64(1))
     targets = np.full(17, 300e-6)
-    result = transfer(targets, TransferStatistics(), rng, draws=200_000)
+    result = transfer(targets, TransferStatistics(), rng, draws=draws)
     bins = np.linspace(0, 800, 161)
     for device in (0, 8, 15, 16):
         share = np.histogram(US * result.conductance[:, device], bins)[0] / len(result.conductance)

@@ -14,15 +14,15 @@ from sim_backends.array.devices.tio2 import WRITE_WIDTH, TiO2Devices
 FIT = runpy.run_path(str(Path(__file__).with_name("fit_tio2.py")))
 
 
-def draw() -> Figure:
+def draw(arrays: int = 500) -> Figure:
     figure, (drift, ramp) = plt.subplots(1, 2, figsize=(8, 3.5), layout="constrained")
-    _draw_drift(drift)
+    _draw_drift(drift, arrays)
     _draw_ramp(ramp)
     return figure
 
 
-def _draw_drift(axes: Axes) -> None:
-    _, _, written = FIT["write_random"](500, np.random.default_rng(21))
+def _draw_drift(axes: Axes, arrays: int) -> None:
+    _, _, written = FIT["write_random"](arrays, np.random.default_rng(21))
     events = np.array(list(FIT["MEASURED"]))
     count, mean, sd = np.array(list(FIT["MEASURED"].values())).T
     tolerance = np.array([FIT["mean_tolerance"](k) for k in events])

@@ -107,8 +107,8 @@ def test_passes_are_limited():
 def test_whole_arrays_end_within_one_per_cent():
     """The default device at V/2 with the laboratory's caps: 95 % of the cells of every array, in the end, really."""
     rng = np.random.default_rng(11)
-    array = PassiveArray(TiO2Devices.draw((20, 8, 8), rng), Lines(2.0, 2.0))
-    targets = rng.uniform(*WINDOW, (20, 8, 8))
+    array = PassiveArray(TiO2Devices.draw((10, 8, 8), rng), Lines(2.0, 2.0))
+    targets = rng.uniform(*WINDOW, (10, 8, 8))
     done = write_whole(array, targets, rng, ARRAY, rules=Passes(6))
     within = np.abs(array.read_all(0.2) / targets - 1) <= 0.01  # without noise
     assert (within.mean(axis=(1, 2)) >= 0.95).all() and within.mean() > 0.99
@@ -139,9 +139,9 @@ def test_stuck_cells_are_reported_and_get_no_pulses_where_they_are_known():
 def test_sensitive_cells_are_disturbed_least(scheme):
     """Half of the cells are called sensitive: after one pass they are nearer to their targets."""
     rng = np.random.default_rng(2)
-    array = PassiveArray(TiO2Devices.draw((30, 8, 8), rng), Lines())
-    targets, care = rng.uniform(*WINDOW, (30, 8, 8)), np.zeros((30, 8, 8))
-    care.reshape(30, 64)[:, ::2] = 1
+    array = PassiveArray(TiO2Devices.draw((10, 8, 8), rng), Lines())
+    targets, care = rng.uniform(*WINDOW, (10, 8, 8)), np.zeros((10, 8, 8))
+    care.reshape(10, 64)[:, ::2] = 1
     write_whole(array, targets, rng, LABORATORY, scheme, sensitivity=care, rules=Passes(1))
     error = np.abs(array.read_all(0.2) - targets)
     assert np.mean(error[care == 1]) < 0.7 * np.mean(error[care == 0])

@@ -209,7 +209,7 @@ def test_the_last_step_allowed_may_be_the_one_that_arrives(monkeypatch: pytest.M
 
 
 @pytest.mark.slow
-@settings(max_examples=300)
+@settings(max_examples=150)
 @example(seed=8156)  # a column that only a transistor at its threshold could hold
 @example(seed=4620)
 @example(seed=3944)  # nothing flows but rounding

@@ -14,9 +14,10 @@ import pytest
 import star_mesh
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from numba import types
 from numpy.typing import NDArray
 
-from sim_backends.array import line_method, network, scratch
+from sim_backends.array import line_kernels, line_method, network, newton_kernels, scratch
 from sim_backends.array.devices.conduction import Cubic, Ohmic, Sinh, Tabulated
 from sim_backends.array.devices.series import Series
 from sim_backends.array.devices.transistor import Transistor
@@ -311,6 +312,18 @@ def test_the_result_does_not_depend_on_the_number_of_threads(nonlinear: bool, mo
         )
         scale = np.max(np.abs(alone.i_left))
         np.testing.assert_allclose(results[1].i_left[k], alone.i_left, rtol=0, atol=1e-12 * scale)
+
+
+def test_what_a_caller_may_not_write_has_no_kernel_compiled_anew() -> None:
+    """Numba takes read-only arrays for another type, and compiling takes seconds."""
+    v = np.linspace(0.1, 1.0, 6).reshape(2, 3)
+    g, alpha = np.full((2, 3, 4), 1e-4), np.full((2, 3, 4), 2.0)
+    g.flags.writeable = alpha.flags.writeable = False
+    for devices in (g, Sinh(g, alpha), Sinh(g, 2.0), Sinh(g[0], 2.0), Ohmic(g[0]), Cubic(g, 1e-3)):
+        solve(devices, left=v, bottom=0.0, lines=LINES, method="lines", cells=True)
+    for kernel in (line_kernels.linear_network, newton_kernels.solve_sinh, newton_kernels.corrections):
+        taken = [kind for signature in kernel.signatures for kind in signature if isinstance(kind, types.Array)]
+        assert taken and all(array.mutable for array in taken)
 
 
 # Laws

@@ -139,9 +139,9 @@ def test_stuck_cells_are_reported_and_get_no_pulses_where_they_are_known():
 def test_sensitive_cells_are_disturbed_least(scheme):
     """Half of the cells are called sensitive: after one pass they are nearer to their targets."""
     rng = np.random.default_rng(2)
-    array = PassiveArray(TiO2Devices.draw((10, 8, 8), rng), Lines())
-    targets, care = rng.uniform(*WINDOW, (10, 8, 8)), np.zeros((10, 8, 8))
-    care.reshape(10, 64)[:, ::2] = 1
+    array = PassiveArray(TiO2Devices.draw((15, 6, 6), rng), Lines())
+    targets, care = rng.uniform(*WINDOW, (15, 6, 6)), np.zeros((15, 6, 6))
+    care.reshape(15, 36)[:, ::2] = 1
     write_whole(array, targets, rng, LABORATORY, scheme, sensitivity=care, rules=Passes(1))
     error = np.abs(array.read_all(0.2) - targets)
     assert np.mean(error[care == 1]) < 0.7 * np.mean(error[care == 0])

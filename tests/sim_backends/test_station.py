@@ -228,18 +228,6 @@ def test_station_files(tmp_path):
         station_config([1], "test", tmp_path)
 
 
-def test_spawned_station_serves_and_ends(tmp_path):
-    log = tmp_path / "log.jsonl"
-    with spawn_station({"seed": 5, "dies": 1, "log": str(log)}) as station:
-        assert (station.addresses["seed"], station.addresses["lot"]) == (5, "mtj")
-        assert station.prober.startswith("TCPIP::127.0.0.1::")
-        board = BoardWire(station.board)
-        assert board.caps["kernels"] == 32
-        board.close()
-        assert station.addresses["pid"] == station.pid
-    assert entries(log)[-1]["what"] == "end"
-
-
 def test_spawning_a_bad_station_says_why():
     with pytest.raises(StationError, match="no lot 'nothing'"):
         spawn_station({"lot": "nothing"})
@@ -325,14 +313,25 @@ def test_one_station_at_a_time_uses_a_state_folder(tmp_path):
     second.release()
 
 
-def test_a_station_waits_for_the_one_that_has_its_dies(tmp_path):
-    with Station(StationConfig(dies=1, state=tmp_path)):
-        waiting = Thread(target=lambda: spawn_station({"dies": 1, "state": str(tmp_path)}).close())
+def test_a_spawned_station_waits_for_the_one_that_has_its_dies_then_serves_and_ends(tmp_path):
+    log, state = tmp_path / "log.jsonl", tmp_path / "state"
+    spawned = []
+    config = {"seed": 5, "dies": 1, "log": str(log), "state": str(state)}
+    with Station(StationConfig(seed=5, dies=1, state=state)):
+        waiting = Thread(target=lambda: spawned.append(spawn_station(config)))
         waiting.start()
         time.sleep(1.5)
         assert waiting.is_alive()
     waiting.join(20)
     assert not waiting.is_alive()
+    with spawned[0] as station:
+        assert (station.addresses["seed"], station.addresses["lot"]) == (5, "mtj")
+        assert station.prober.startswith("TCPIP::127.0.0.1::")
+        board = BoardWire(station.board)
+        assert board.caps["kernels"] == 32
+        board.close()
+        assert station.addresses["pid"] == station.pid
+    assert entries(log)[-1]["what"] == "end"
 
 
 def test_a_station_that_cannot_serve_gives_the_state_free(serve, tmp_path):

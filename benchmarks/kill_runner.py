@@ -32,7 +32,6 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "flow"))
 
-import kill_trials
 from kill_trials import PLACES, Judged, Moment, Reference, opened, trial, undisturbed
 
 
@@ -176,11 +175,8 @@ def main() -> None:
     parser.add_argument("--board", type=int, default=20, help="restarts of the board with a pulse frame")
     parser.add_argument("--jobs", type=int, default=2, help="trials at once")
     parser.add_argument("--places", nargs="+", choices=list(PLACES), default=list(PLACES), help="kinds of station")
-    parser.add_argument("--fork", action="store_true", help="runs are forked from one that has imported everything")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    if options.fork:
-        kill_trials.START = kill_trials.Forked
     began = time.monotonic()
     home = Path(tempfile.mkdtemp(prefix="kill-runner-"))
     references = dict(references_in(home, options.places))

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from sim_backends.lifetime import LINGER
 from sim_backends.state_lock import PATIENCE
@@ -38,16 +38,7 @@ class StationProcess:
     def __init__(self, config: StationConfig) -> None:
         self.config = config
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "sim_backends.station", "-"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env=_environment(),
-            # an interrupt from the keyboard is for the program that measures: it still needs its station to leave a die
-            start_new_session=os.name == "posix",
-            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
-        )
+        self._process = start_interpreter(self._errors)
         try:
             self._send(config)
             self.addresses: dict[str, Any] = json.loads(self._first_line())
@@ -114,6 +105,20 @@ class StationProcess:
     def _error_text(self) -> str:
         self._errors.seek(0)
         return self._errors.read().decode(errors="replace").strip() or "it said nothing"
+
+
+def start_interpreter(errors: IO[bytes]) -> subprocess.Popen[bytes]:
+    """An interpreter that takes one line of JSON from its standard input and serves that station."""
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "sim_backends.station", "-"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        env=_environment(),
+        # an interrupt from the keyboard is for the program that measures: it still needs its station to leave a die
+        start_new_session=os.name == "posix",
+        creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+    )
 
 
 def spawn_station(config: StationConfig | Mapping[str, Any] | str | Path) -> StationProcess:

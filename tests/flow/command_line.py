@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 from unittest import mock
 
+import forked
 import psutil
 from happened import happened, safe_after
 from in_process import stations_here
@@ -21,6 +23,7 @@ from in_process import stations_here
 from protocols.cli import main
 from protocols.left_broker import known_broker
 
+Process = subprocess.Popen[bytes] | forked.Forked
 #: The command, independent of where the interpreter keeps its scripts.
 XBAR = (sys.executable, "-P", "-c", "from protocols.cli import main; main()")
 #: Seconds that a command may take; a busy machine may be given more.
@@ -51,14 +54,23 @@ def xbar(*arguments: object) -> Finished:
     return Finished(status, said.getvalue())
 
 
-def start_xbar(*arguments: object, said: Path, **environment: str) -> subprocess.Popen[bytes]:
+def start_xbar(*arguments: object, said: Path, **environment: str) -> Process:
     """Start a command as a process of its own; what it says goes to a file (a full pipe would hold it up)."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     with said.open("wb") as file:
+        if forked.POSSIBLE:
+            return forked.Forked(
+                "protocols.cli:main",
+                [str(each) for each in arguments],
+                stdout=file.fileno(),
+                stderr=file.fileno(),
+                env=env,
+            )
         return subprocess.Popen(
             [*XBAR, *map(str, arguments)],
             stdout=file,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            env=env,
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
 
@@ -71,7 +83,7 @@ def run_xbar(*arguments: object, said: Path) -> Finished:
 
 
 @contextlib.contextmanager
-def served(*arguments: object, write: Path) -> Iterator[subprocess.Popen[bytes]]:
+def served(*arguments: object, write: Path) -> Iterator[Process]:
     """`xbar sim ...` as somebody serves it in another terminal, up when this gives it."""
     said = write.with_suffix(".said")
     with ended(start_xbar("sim", *arguments, "--write", write, said=said)) as process:
@@ -80,14 +92,14 @@ def served(*arguments: object, write: Path) -> Iterator[subprocess.Popen[bytes]]
         yield process
 
 
-def end_served(process: subprocess.Popen[bytes], number: int | None = None) -> int:
+def end_served(process: Process, number: int | None = None) -> int:
     """End what `served` started as from its terminal (or by `number`), and give its exit status."""
     process.send_signal(number or getattr(signal, "CTRL_BREAK_EVENT", signal.SIGINT))
     return process.wait(PATIENCE)
 
 
 @contextlib.contextmanager
-def ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+def ended(process: Process) -> Iterator[Process]:
     """Whatever happens in between, the process is gone afterwards."""
     try:
         yield process
@@ -114,16 +126,23 @@ def wait_for_broker(folder: Path) -> None:
             process.wait(PATIENCE)
 
 
+def start_dying(noted: Path, boundary: int, command: Sequence[str], said: IO[bytes]) -> Process:
+    """Start a command that kills itself at a boundary (0: at none), as `dying_xbar` says."""
+    env, arguments = {**os.environ, "OMP_NUM_THREADS": "1"}, [str(noted), str(boundary), *command]
+    if forked.POSSIBLE:
+        return forked.Forked("dying_xbar:command", arguments, stdout=said.fileno(), stderr=said.fileno(), env=env)
+    script = str(Path(__file__).parent / "dying_xbar.py")
+    return subprocess.Popen([sys.executable, script, *arguments], stdout=said, stderr=subprocess.STDOUT, env=env)
+
+
 def killed_at(boundary: int, *arguments: object, out: Path) -> float:
     """Run a command until it kills itself at a boundary (`dying_xbar`), and wait for its broker; when that was (s).
 
     The lot is in `out`; what was said and which boundaries were passed lies beside it.
     """
     said, noted = out.with_suffix(".said"), out.with_suffix(".boundaries")
-    dying = [sys.executable, str(Path(__file__).parent / "dying_xbar.py"), str(noted), str(boundary)]
     with said.open("wb") as file:
-        command = [*dying, *map(str, arguments), "--out", str(out)]
-        child = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        child = start_dying(noted, boundary, [*map(str, arguments), "--out", str(out)], file)
         with ended(child):
             assert child.wait(PATIENCE) == -signal.SIGKILL, said.read_text(encoding="utf-8")
     when = float(noted.read_text(encoding="utf-8").splitlines()[-1].split("\t")[2])

@@ -104,27 +104,22 @@ class Boundaries:
         BoardLink._exchange, Link.send = bounded_exchange, bounded_send  # type: ignore[method-assign]
 
 
-def die_at(file: Path, last: int, command: Callable[[], None] = main) -> None:
+def die_at(file: Path, last: int, program: Callable[[], None] = main) -> None:
     """Run the command of this process up to a boundary."""
     boundaries = Boundaries(file, last)
     for owner, method, name in BOUNDED:
         boundaries.around(owner, method, name)
     boundaries.around_opening()
     boundaries.around_pulse_frames()
-    command()
+    program()
 
 
-def dying_child(file: Path, last: int, arguments: list[str], said: Path) -> None:
-    """The same in a process that was forked: what it says goes to a file."""
-    output = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for stream in (1, 2):
-        os.dup2(output, stream)
-    sys.stdout, sys.stderr = os.fdopen(1, "w", encoding="utf-8"), os.fdopen(2, "w", encoding="utf-8")
-    sys.argv = ["xbar", *arguments]
-    die_at(file, last)
+def command() -> None:
+    """What the command line of this file says."""
+    noted, last, *rest = sys.argv[1:]
+    sys.argv = ["xbar", *rest]
+    die_at(Path(noted), int(last))
 
 
 if __name__ == "__main__":
-    _, noted, at, *rest = sys.argv
-    sys.argv = ["xbar", *rest]
-    die_at(Path(noted), int(at))
+    command()

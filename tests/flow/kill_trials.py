@@ -8,23 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 import numpy as np
 import xarray as xr
 import yaml
-from command_line import PATIENCE, ended, served, wait_for, wait_for_broker
-from dying_xbar import dying_child
+from command_line import PATIENCE, Process, ended, served, start_dying, wait_for, wait_for_broker
 from happened import assert_frames_were_intended, assert_read_before_pulsed, happened, operations, safe_after
 from short_lot import write_lot
 
@@ -133,64 +129,6 @@ class Judged:
     within_noise: int = 0
 
 
-class Runner(Protocol):
-    """A process that runs `xbar`, as `subprocess.Popen` has it."""
-
-    def poll(self) -> int | None:
-        """Exit status, None while it runs."""
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Exit status, waited for."""
-
-    def kill(self) -> None:
-        """SIGKILL."""
-
-
-class Forked:
-    """A `Runner` forked from a server that has imported everything: many kills in a short time (POSIX only)."""
-
-    context: ClassVar[Any] = None
-
-    def __init__(self, noted: Path, boundary: int, command: list[str], said: Path) -> None:
-        if Forked.context is None:
-            os.environ.update(_environment())
-            Forked.context = multiprocessing.get_context("forkserver")
-            Forked.context.set_forkserver_preload(list(IMPORTED))
-        self._process = Forked.context.Process(target=dying_child, args=(noted, boundary, command, said))
-        self._process.start()
-
-    def poll(self) -> int | None:
-        """Exit status, None while it runs."""
-        return self._process.exitcode  # type: ignore[no-any-return]
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Exit status, waited for."""
-        self._process.join(timeout)
-        if self._process.exitcode is None:
-            raise subprocess.TimeoutExpired("xbar", timeout or 0.0)
-        return int(self._process.exitcode)
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        self._process.kill()
-
-
-#: What a server of forks imports beforehand: all that a short lot needs.
-IMPORTED = ("dying_xbar", "short_lot", "protocols.execute", "protocols.resume", "instruments.station",
-            "instruments.board", "instruments.sentio", "analysis.record")  # fmt: skip
-
-
-def started(noted: Path, boundary: int, command: list[str], said: Path) -> Runner:
-    """A `Runner` of its own, as a user starts it."""
-    child = [sys.executable, str(HERE / "dying_xbar.py"), str(noted), str(boundary), *command]
-    with said.open("wb") as output:
-        return subprocess.Popen(child, stdout=output, stderr=subprocess.STDOUT, env=_environment())
-
-
-#: How runs are started; a benchmark may fork them.
-START: Callable[[Path, int, list[str], Path], Runner] = started
-
-
 class Place:
     """A lot folder and the station of its runs: served by hand, or started by each run (`own`)."""
 
@@ -212,11 +150,11 @@ class Place:
             return bool(record.runs())
 
     @contextlib.contextmanager
-    def process(self, boundary: int) -> Iterator[Runner]:
+    def process(self, boundary: int) -> Iterator[Process]:
         """The command as a process that kills itself at a boundary (0: at none)."""
         self.noted.write_text("", encoding="utf-8")
         self._said.write_text("", encoding="utf-8")
-        with ended(START(self.noted, boundary, self.command(), self._said)) as process:
+        with self._said.open("wb") as said, ended(start_dying(self.noted, boundary, self.command(), said)) as process:
             yield process
 
     def finish(self) -> str:
@@ -335,12 +273,12 @@ def kill(place: Place, moment: Moment) -> Killed:
     return Killed(moment, name, when, status, safe, gone, rows, _unfired(place.folder))
 
 
-def _wait_for_end(process: Runner) -> float:
+def _wait_for_end(process: Process) -> float:
     process.wait(PATIENCE)
     return time.time()
 
 
-def _kill_runner(place: Place, process: Runner, seconds: float) -> float:
+def _kill_runner(place: Place, process: Process, seconds: float) -> float:
     """Kill it so long after its first boundary, or before that."""
     wait_for(lambda: place.noted.stat().st_size or process.poll() is not None)
     began = place.boundaries()[0][1] if place.boundaries() else time.time()
@@ -350,7 +288,7 @@ def _kill_runner(place: Place, process: Runner, seconds: float) -> float:
     return when
 
 
-def _kill_broker(place: Place, process: Runner, seconds: float) -> float:
+def _kill_broker(place: Place, process: Process, seconds: float) -> float:
     """Kill it so long after it has come up; the run must then end by itself and say what to do."""
     wait_for(lambda: place.broker() is not None or process.poll() is not None)
     broker = place.broker()
@@ -372,7 +310,7 @@ def _restarts(place: Place) -> list[float]:
     return [entry["wall_s"] for entry in happened(place.log) if entry["what"] == "restart" and entry["contact"]]
 
 
-def _restart_of_board(place: Place, process: Runner) -> float:
+def _restart_of_board(place: Place, process: Process) -> float:
     """Wait until the run has ended by itself, and has said what to do, since its board has restarted under it."""
     status, said = process.wait(PATIENCE), place.said()
     restarts = _restarts(place)
@@ -503,7 +441,3 @@ def read_sigma(g: np.ndarray, *, v_read: float, averages: int) -> np.ndarray:
     lsb = 2 * spec.full_scales[0] * (1 + spec.headroom) / 2**spec.adc_bits
     one = spec.current_noise**2 + (spec.cell_noise * g * v_read) ** 2 + lsb**2 / 12
     return np.sqrt(one / averages) / v_read
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -216,7 +216,7 @@ class RackWiring:
         self._outputs: dict[str, Output] = {GROUND: Output(on=False)}
         self._overload: dict[str, Callable[[], None]] = {}
         self._tied: frozenset[tuple[str, ...]] = frozenset()
-        self.memory: dict[object, tuple[FloatArray | None, FloatArray | None]] = {}
+        self.drops: dict[object, FloatArray] = {}  # of the nets that were not held when they were last looked at (V)
         self._wired: tuple[tuple[frozenset[Relay], tuple[str, ...]], list[Net]] | None = None
         self._standing: tuple[Die | None, frozenset[Relay], dict[str, Output], Operation] | None = None
         self._row_of = {output: row for row, output in spec.rows.items()}
@@ -516,25 +516,24 @@ class _Circuit:
     def _balanced(self, die: Die, v: FloatArray, unknown: list[int]) -> tuple[FloatArray, FloatArray]:
         """Newton's method for the nets that are not held: what flows out of each source is what flows into the die.
 
-        The slopes of the die are those of the last time that these nets were looked at, as long as they serve.
+        It begins with the drops of the last time that these nets were looked at. The slopes of the die are taken in one
+        go with its currents: of a small die, several networks take no longer than one.
         """
-        memory, key = self._wiring.memory, (tuple(map(_net_key, self._nets)), tuple(unknown))
-        guess, slopes = memory.get(key, (None, None))
-        v[unknown] = [self._soft[at].voltage if at in self._soft else 0.0 for at in unknown] if guess is None else guess
-        before = math.inf
+        drops, key = self._wiring.drops, (tuple(map(_net_key, self._nets)), tuple(unknown))
+        idle = np.array([self._soft[at].voltage if at in self._soft else 0.0 for at in unknown])
+        v[unknown] = idle - drops.get(key, 0.0)
         for _ in range(_STEPS):
-            into = self._currents(die, v[None])[0]
-            missing = self._missing(v, into, unknown)
-            largest = float(np.abs(missing).max())
-            if largest <= _FLOOR + _SETTLED * float(np.abs(into).max()):
-                memory[key] = (v[unknown].copy(), slopes)
-                if len(memory) > _REMEMBERED:
-                    del memory[next(iter(memory))]
-                return v, into
-            if slopes is None or largest > 0.2 * before:
-                slopes = self._slopes_at(die, v, missing, unknown)
-            before = largest
-            v[unknown] -= np.linalg.solve(slopes, missing)
+            looks = np.repeat(v[None], 1 + len(unknown), axis=0)
+            looks[1 + np.arange(len(unknown)), unknown] += _NUDGE
+            into = self._currents(die, looks)
+            missing = np.stack([self._missing(*each, unknown) for each in zip(looks, into, strict=True)])
+            largest = float(np.abs(missing[0]).max())
+            if largest <= _FLOOR + _SETTLED * float(np.abs(into[0]).max()):
+                drops[key] = idle - v[unknown]
+                if len(drops) > _REMEMBERED:
+                    del drops[next(iter(drops))]
+                return v, into[0]
+            v[unknown] -= np.linalg.solve((missing[1:] - missing[0]).T / _NUDGE, missing[0])
         raise RuntimeError(f"the nets of the rack are {largest:.3g} A out of balance after {_STEPS} steps")
 
     def _missing(self, v: FloatArray, into: FloatArray, unknown: list[int]) -> FloatArray:
@@ -544,13 +543,6 @@ class _Circuit:
             for at in unknown
         ]
         return into[unknown] - np.array(given)
-
-    def _slopes_at(self, die: Die, v: FloatArray, missing: FloatArray, unknown: list[int]) -> FloatArray:
-        nudged = np.repeat(v[None], len(unknown), axis=0)
-        nudged[np.arange(len(unknown)), unknown] += _NUDGE
-        into = self._currents(die, nudged)
-        columns = [self._missing(nudged[k], into[k], unknown) - missing for k in range(len(unknown))]
-        return np.stack(columns, axis=1) / _NUDGE
 
     def _currents(self, die: Die, v: FloatArray) -> FloatArray:
         """Current of each net into the die, ``[n, net]`` (A), at net voltages ``[n, net]`` (V)."""

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from instruments.address_lock import InUseError
 from instruments.broker_messages import AWAKE, GIVEN_UP, OPENING, OUT_OF_TURN, WAIT, Channel, Operation, Status
@@ -238,7 +238,7 @@ class Broker(BrokerClient):
             "recording": None if recording is None else str(recording),
             "path": [str(Path(each).resolve()) for each in sys.path if each],  # "" is the working folder
         }
-        self._process = _spawn(self._errors)
+        self._process = start_interpreter(self._errors)
         try:
             said = self._started(settings, _READY)
             self.port, self.pid = int(said["port"]), int(said["pid"])
@@ -470,8 +470,11 @@ def _gone(error: Exception) -> BrokerError:
     )
 
 
-def _spawn(errors: Any) -> subprocess.Popen[bytes]:
-    """The process, in a session of its own: signals and closed terminals of the program that measures do not end it."""
+def start_interpreter(errors: IO[bytes]) -> subprocess.Popen[bytes]:
+    """An interpreter that takes its settings on standard input and is a broker.
+
+    It has a session of its own: signals and closed terminals of the program that measures do not end it.
+    """
     home = str(Path(__file__).resolve().parent.parent)
     theirs = [each for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if Path(each).is_absolute()]
     path = os.pathsep.join([home, *theirs])  # what is relative is meant for the folder the program was started in

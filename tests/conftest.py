@@ -27,6 +27,10 @@ if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_I
 
 pytest_plugins = ["pytester"]
 
+import forked  # noqa: E402 - what it loads reads the settings above
+
+forked.fork_brokers()
+
 # laws that need more draws, or can do with fewer, say so themselves
 settings.register_profile("xbarlab", deadline=None, max_examples=50)
 settings.load_profile("xbarlab")

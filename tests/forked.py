@@ -28,7 +28,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from sim_backends import station_process
+from instruments import broker_client
 
 POSSIBLE = hasattr(os, "fork") and hasattr(socket, "send_fds")
 #: Where the interpreter that forks is reached, for programs that start others themselves.
@@ -36,7 +36,7 @@ PLACE = "XBARLAB_TEST_FORKS"
 #: What it loads beforehand; none of it is a program.
 LOADED = ("protocols.execute", "protocols.resume", "protocols.show", "protocols.trust", "instruments.station",
           "instruments.board", "instruments.sentio", "instruments.rack", "analysis.record", "sim_backends.station",
-          "dask.array", "pint", "dying_xbar", "short_lot")  # fmt: skip
+          "instruments.broker", "pyvisa", "pyvisa_py", "dask.array", "pint", "dying_xbar", "short_lot")  # fmt: skip
 _ONE_AT_A_TIME = threading.Lock()
 _SERVERS: list[subprocess.Popen[bytes]] = []
 _MESSAGE = 1 << 20
@@ -72,6 +72,7 @@ class Forked:
         new_session: bool = False,
     ) -> None:
         self.returncode: int | None = None
+        self._hearing = threading.Lock()
         self.args = [program, *map(str, arguments)]
         request = {
             "program": self.args,
@@ -115,11 +116,16 @@ class Forked:
         self.send_signal(signal.SIGTERM)
 
     def _ended(self, timeout: float | None) -> int | None:
-        if self.returncode is None and select.select([self._said], [], [], timeout)[0]:
-            line = self._lines.readline()
-            self.returncode = int(line) if line else -signal.SIGKILL  # who forked it is gone, and it with that
-            self._lines.close()
-            self._said.close()
+        if self.returncode is None:
+            with contextlib.suppress(ValueError, OSError):  # another thread has heard of the end
+                if not select.select([self._said], [], [], timeout)[0]:
+                    return None
+            with self._hearing:
+                if self.returncode is None:
+                    line = self._lines.readline()
+                    self.returncode = int(line) if line else -signal.SIGKILL  # who forked it is gone, and it with that
+                    self._lines.close()
+                    self._said.close()
         return self.returncode
 
 
@@ -146,23 +152,31 @@ def _server() -> str:
     return place
 
 
-class _ForkedStation(Forked):
-    """`sim_backends.station_process.start_interpreter` in a fork."""
+class _Served(Forked):
+    """A program in a session of its own that is talked to over its standard input and output."""
 
-    def __init__(self, errors: IO[bytes]) -> None:
+    def __init__(self, program: str, arguments: Sequence[str], errors: IO[bytes]) -> None:
         theirs, ours = os.pipe()
         told, tells = os.pipe()
         self.stdin, self.stdout = os.fdopen(ours, "wb"), os.fdopen(told, "rb")
-        super().__init__("sim_backends.station:main", ["-"], stdin=theirs, stdout=tells, stderr=errors.fileno(),
-                         new_session=True)  # fmt: skip
+        env = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        super().__init__(
+            program, arguments, stdin=theirs, stdout=tells, stderr=errors.fileno(), env=env, new_session=True
+        )
         os.close(theirs)
         os.close(tells)
 
 
-def fork_stations() -> None:
-    """From now on this process and what is forked for it start stations of their own in forks."""
+def fork_brokers() -> None:
+    """From now on brokers of this process are started as forks."""
     if POSSIBLE:
-        station_process.start_interpreter = _ForkedStation
+        broker_client.start_interpreter = lambda errors: _Served("instruments.broker:main", [], errors)
+
+
+def _fork_stations() -> None:
+    from sim_backends import station_process  # here: it takes a second to load, and most tests need none
+
+    station_process.start_interpreter = lambda errors: _Served("sim_backends.station:main", ["-"], errors)
 
 
 # -- in the interpreter that forks -----------------------------------------------------------------------------------
@@ -247,7 +261,8 @@ def _load() -> None:
         importlib.import_module(module)
     dies = importlib.import_module("sim_backends.array.dies")
     dies.compile_ahead(dies.load_any_lot("mtj"))
-    fork_stations()
+    fork_brokers()
+    _fork_stations()
     gc.collect()
     gc.freeze()
 

@@ -12,6 +12,7 @@ import threading
 import time
 from contextlib import suppress
 
+import psutil
 import pytest
 from in_process import serve_here
 from scripted_peers import ScriptedSentio, delay, lose_reply
@@ -326,7 +327,8 @@ def test_a_killed_broker_is_noticed_at_once_and_replaced(start, parts, peer_boar
 def halt(broker):
     """Stop the broker as a hang would; it has stopped when this returns."""
     os.kill(broker.pid, signal.SIGSTOP)
-    os.waitid(os.P_PID, broker.pid, os.WSTOPPED | os.WNOWAIT)
+    while psutil.Process(broker.pid).status() != psutil.STATUS_STOPPED:
+        time.sleep(0.002)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no signal that halts a process")

@@ -50,7 +50,7 @@ class Record(Runs, Ledger):
     """A lot folder's record: its runs, steps and pulses. Open it with `Record.open`."""
 
     @classmethod
-    def open(cls, folder: Path | str, *, create: bool = True, write: bool = True) -> Record:
+    def open(cls, folder: Path | str, *, create: bool = True, write: bool = True, kept: bool = True) -> Record:
         """Open the record in `folder`.
 
         Parameters
@@ -60,6 +60,9 @@ class Record(Runs, Ledger):
         write : bool
             Hold the lock of the record until it is closed. False: read only, also while another process writes; makes
             nothing but the index files that SQLite keeps beside a database in use.
+        kept : bool
+            False: the record goes with its folder when the process is done (a plan's), so nothing of it waits for the
+            disk. Nothing is promised of it after a power cut.
 
         Raises
         ------
@@ -68,7 +71,10 @@ class Record(Runs, Ledger):
         """
         folder = Path(folder)
         connection, lock = open_database(folder, create=create, write=write)
-        return cls(connection, folder, lock)
+        record = cls(connection, folder, lock)
+        if not kept:
+            record._never_wait()
+        return record
 
     def __enter__(self) -> Record:
         return self

@@ -31,6 +31,7 @@ class Database:
     def __init__(self, connection: sqlite3.Connection, folder: Path, lock: RecordLock | None) -> None:
         self._db, self._lock = connection, lock
         self._one_at_a_time = threading.RLock()
+        self._waits = True
         self.folder = folder
         self.path = folder / "record.sqlite"
         self.origin = self.path  # the record that damage is reported of: a copy is as damaged as what it was made of
@@ -55,10 +56,16 @@ class Database:
         with self._one_at_a_time, suppress(sqlite3.Error):
             self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
+    def _never_wait(self) -> None:
+        """Let no commit wait for the disk from now on; only for a record that nobody needs after a power cut."""
+        self._waits = False
+        self._db.execute("PRAGMA synchronous=OFF")
+
     @contextmanager
     def _transaction(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
         """One atomic change, whole or not at all; `durable` waits until it would survive a power cut."""
         self._must_write()
+        durable &= self._waits
         with self._one_at_a_time:
             try:
                 if durable:

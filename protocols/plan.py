@@ -158,7 +158,7 @@ def plan_protocol(
         Whatever a fault of the protocol's own code raises.
     """
     planned = planned_station(station, like, lot)
-    with tempfile.TemporaryDirectory(prefix="xbar-plan-") as folder, Record.open(folder) as record:
+    with tempfile.TemporaryDirectory(prefix="xbar-plan-") as folder, Record.open(folder, kept=False) as record:
         costing = CostingStation(planned)
         run = PlanRun(record, name, RunSettings(seed, dies, stop_after=0), costing)
         try:

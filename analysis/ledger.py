@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from analysis.pulse_checks import check_pulse
-from analysis.record_data import DamagedError, get_dataset, put_dataset, seal, to_json
+from analysis.record_data import DamagedError, get_dataset, put_conductances, put_dataset, seal, to_json
 from analysis.record_lock import RecordError, RecordLock
 from analysis.record_steps import Steps
 
@@ -253,10 +253,27 @@ class Ledger(Steps):
 
     def keep_readings(self, batch: int, readings: xr.Dataset) -> None:
         """Commit what was read after a batch."""
-        attrs = to_json({str(key): value for key, value in readings.attrs.items()}, f"readings of batch {batch}")
+        what = f"readings of batch {batch}"
+        attrs = to_json({str(key): value for key, value in readings.attrs.items()}, what)
+        self._keep(batch, attrs, lambda db: put_dataset(db, readings, what))
+
+    def keep_conductances(self, batch: int, kernels: NDArray[np.int64], g: NDArray[np.float32]) -> None:
+        """Commit the conductances (S) of some kernels, ``[kernel, row, column]``, that were read after a batch.
+
+        They are kept, and found by `readings`, as a dataset of `g` is; only that none is made after every pulse.
+
+        Raises
+        ------
+        ValueError
+            If `g` is not of that shape; nothing is kept.
+        """
+        self._keep(batch, "{}", lambda db: put_conductances(db, kernels, g, f"readings of batch {batch}"))
+
+    def _keep(self, batch: int, attrs: str, put: Callable[[sqlite3.Connection], str]) -> None:
+        """Commit readings; `put` stores their arrays and gives their description."""
         with self._transaction() as db:
             number = int(db.execute("SELECT COALESCE(MAX(id), 0) + 1 FROM readings").fetchone()[0])
-            row = (number, batch, time.time(), attrs, put_dataset(db, readings, f"readings of batch {batch}"))
+            row = (number, batch, time.time(), attrs, put(db))
             db.execute("INSERT INTO readings VALUES (?,?,?,?,?,?)", (*row, seal(*row)))
 
     def readings(self, die: str, after: int = 0) -> list[tuple[int, xr.Dataset]]:

@@ -7,7 +7,7 @@ import json
 import math
 import sqlite3
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,10 +95,26 @@ def put_dataset(db: sqlite3.Connection, dataset: xr.Dataset, what: str) -> str:
     """
     coordinates, variables = dataset.coords, []
     for name, variable in dataset.variables.items():
-        of = f"{what}: {name}"
-        array = _put_array(db, np.asarray(variable.values), of)
         attrs = {str(key): value for key, value in variable.attrs.items()}
-        variables.append([str(name), name in coordinates, list(variable.dims), attrs, array])
+        content = np.asarray(variable.values)
+        variables.append(_put_variable(db, str(name), name in coordinates, variable.dims, attrs, content, what))
+    return to_json(variables, what)
+
+
+def put_conductances(db: sqlite3.Connection, kernels: NDArray[Any], g: NDArray[Any], what: str) -> str:
+    """As `put_dataset` of `g` (S), ``[kernel, row, column]``, of some kernels; without the time that a dataset takes.
+
+    Raises
+    ------
+    ValueError
+        If `g` is not of that shape.
+    """
+    if g.ndim != 3 or kernels.shape != g.shape[:1]:
+        raise ValueError(f"{list(g.shape)} is not [kernel, row, column] of {list(kernels.shape)} kernels")
+    variables = [
+        _put_variable(db, "g", False, ("kernel", "row", "column"), {"units": "S"}, g, what),
+        _put_variable(db, "kernel", True, ("kernel",), {}, kernels, what),
+    ]
     return to_json(variables, what)
 
 
@@ -123,6 +139,19 @@ def get_dataset(variables: str, attrs: str, fetch: Fetch) -> xr.Dataset:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DamagedError(f"its description fits no dataset ({error})") from error
+
+
+def _put_variable(
+    db: sqlite3.Connection,
+    name: str,
+    coordinate: bool,
+    dims: Sequence[Hashable],
+    attrs: dict[str, Any],
+    content: NDArray[Any],
+    what: str,
+) -> list[Any]:
+    """Store the content of a variable; returns its part of the description."""
+    return [name, coordinate, list(dims), attrs, _put_array(db, content, f"{what}: {name}")]
 
 
 def _put_array(db: sqlite3.Connection, array: NDArray[Any], what: str) -> str:

@@ -267,14 +267,13 @@ class LedgeredTester:
         try:
             read = np.asarray(g, dtype=np.float64)
             kernels = np.flatnonzero(~np.isnan(read).all(axis=(1, 2)))
-            values = ("kernel", "row", "column"), read[kernels].astype(np.float32), {"units": "S"}
-            kept = xr.Dataset({"g": values}, coords={"kernel": kernels})
+            self._record.keep_conductances(batch, kernels, read[kernels].astype(np.float32))
         except (ValueError, TypeError, IndexError) as error:  # the pulses are fired: the step must not end over this
             kept, lost = keepable({"g": g}, "readings")
             text = f"readings must be [kernel, row, column] ({error}); kept as they are"
             log.warning("%s: batch %d: %s", self.die, batch, text)
             self._record.event(self._run, "not_kept", text, self.die, batch=batch, what=lost)
-        self._record.keep_readings(batch, kept)
+            self._record.keep_readings(batch, kept)
 
     def dose(self) -> np.ndarray:
         """Pulses that every cell of the die has had in this lot, ``[kernel, row, column]``, as an upper bound."""

@@ -153,6 +153,30 @@ def test_an_intent_is_committed_with_full_synchronisation_and_a_step_is_not(tmp_
         assert not any("synchronous" in statement for statement in statements)
 
 
+def test_a_record_that_is_thrown_away_waits_for_no_disk(tmp_path):
+    with Record.open(tmp_path, kept=False) as record:
+        run = record.begin_run("p", {})
+        statements = []
+        record._db.set_trace_callback(statements.append)
+        batch = record.intend(run, "d", [_pulse()])
+        assert not any("synchronous" in statement for statement in statements)
+        assert record._db.execute("PRAGMA synchronous").fetchone() == (0,)
+        assert [each.batch for each in record.intents("d")] == [batch]
+
+
+def test_conductances_are_kept_as_a_dataset_of_them_is(tmp_path):
+    kernels, g = np.array([1, 4]), np.arange(12, dtype=np.float32).reshape(2, 2, 3)
+    data = xr.Dataset({"g": (("kernel", "row", "column"), g, {"units": "S"})}, coords={"kernel": kernels})
+    with Record.open(tmp_path) as record:
+        batch = record.intend(record.begin_run("p", {}), "d", [_pulse()])
+        record.keep_readings(batch, data)
+        record.keep_conductances(batch, kernels, g)
+        with pytest.raises(ValueError, match=r"\[2, 3\] is not \[kernel, row, column\] of \[2\] kernels"):
+            record.keep_conductances(batch, kernels, g[0])
+        one, two = record._rows("SELECT attrs, variables FROM readings")
+        assert one == two and all(found.identical(data) for _, found in record.readings("d"))
+
+
 def test_readings_are_kept_with_their_batch(tmp_path):
     data = xr.Dataset({"current": (("row", "column"), np.eye(2), {"units": "A"})}, attrs={"n": float("inf")})
     with Record.open(tmp_path) as record:

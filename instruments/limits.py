@@ -195,15 +195,19 @@ def range_for(caps: ArrayCapabilities, current: float) -> int:
 
 
 def _codes(caps: ArrayCapabilities, voltages: ArrayLike, low: float, high: float, limit: str) -> NDArray[np.int16]:
-    volts = np.asarray(voltages, dtype=np.float64)
     slack = _SLACK * max(abs(low), abs(high))
+    first = max(math.ceil(low / caps.dac_lsb - _SLACK), -(2**15))
+    last = min(math.floor(high / caps.dac_lsb + _SLACK), 2**15 - 1)
+    # a single voltage is asked of several times for every pulse and read: the same without arrays, ten times faster
+    if isinstance(voltages, float) and low - slack <= voltages <= high + slack:
+        code: NDArray[np.int16] = np.asarray(min(max(round(voltages / caps.dac_lsb), first), last), np.int16)[()]
+        return code
+    volts = np.asarray(voltages, dtype=np.float64)
     beyond = ~((volts >= low - slack) & (volts <= high + slack))  # written so that NaN is beyond
     if beyond.any():
         worst = volts[beyond].flat[0]
         raise LimitError(f"voltage {worst:g} V is beyond {limit}")
-    first, last = math.ceil(low / caps.dac_lsb - _SLACK), math.floor(high / caps.dac_lsb + _SLACK)
-    codes = np.clip(np.rint(volts / caps.dac_lsb), max(first, -(2**15)), min(last, 2**15 - 1))
-    return codes.astype(np.int16)
+    return np.clip(np.rint(volts / caps.dac_lsb), first, last).astype(np.int16)
 
 
 def _index(name: str, value: int, available: int) -> int:

@@ -97,12 +97,16 @@ class Costs:
 
     def since(self, before: Costs) -> Costs:
         """What was added since a copy was taken."""
-        return Costs(**{f.name: getattr(self, f.name) - getattr(before, f.name) for f in fields(self)})
+        return Costs(**{name: getattr(self, name) - getattr(before, name) for name in _COUNTED})
 
     def add(self, more: Costs) -> None:
         """Count the same once more."""
-        for each in fields(self):
-            setattr(self, each.name, getattr(self, each.name) + getattr(more, each.name))
+        for name in _COUNTED:
+            setattr(self, name, getattr(self, name) + getattr(more, name))
+
+
+#: What `Costs` count; asked for once, for sums are made some times for every pulse.
+_COUNTED = tuple(each.name for each in fields(Costs))
 
 
 class CostingProber:
@@ -450,8 +454,8 @@ class CostingTester:
 
     def _times(self, chosen: BoolArray) -> int:
         """How often lines are selected for a mask: column by column, or each set of rows of a passive array once."""
-        columns = chosen[:, chosen.any(axis=0)]
-        return int(np.unique(columns, axis=1).shape[1] if self._caps.schemes else columns.shape[1])
+        columns = np.flatnonzero(chosen.any(axis=0))
+        return len({chosen[:, at].tobytes() for at in columns}) if self._caps.schemes else len(columns)
 
     def _conductance(self, kernel: int) -> FloatArray:
         """Conductances ``[row, column]`` of a kernel under the needles (S)."""

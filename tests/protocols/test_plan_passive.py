@@ -157,12 +157,13 @@ def test_dies_that_a_plan_does_not_know():
 
 @protocol
 def write_again(run, *, times: int = 1, scheme: str = "V/2", cap: float = 2.1, limit: int = 500):
-    """Writes a checkerboard and its inverse by turns."""
+    """Writes a checkerboard and its inverse by turns, in two rows."""
     geometry = ArrayGeometry.from_dict(run.survey().attrs["geometry"])
     settings = replace(ARRAY, cap_set=min(ARRAY.cap_set, cap), cap_reset=-cap)
     for die in run.dies():
         for turn in range(times):
             g = np.where((np.indices((8, 8)).sum(axis=0) + turn) % 2, 150e-6, 450e-6)
+            g[2:] = np.nan
             targets = ConductanceTargets.of(geometry, g, 0.02)
             schedule = build_analog_schedule(targets, settings, scheme=scheme, dose_limit=limit)
             run.step(write_analog, die, schedule=schedule)

@@ -7,6 +7,7 @@ What stands under ``init`` are the driver's own settings, where quantities may b
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import json
@@ -488,6 +489,7 @@ def _shipped(kind: type) -> list[str]:
     return found
 
 
+@functools.cache
 def _settings_model(driver: type) -> type[BaseModel]:
     """What a driver's constructor accepts, as a model: types, quantities and defaults are those of its signature."""
     constructor: Any = driver.__init__  # type: ignore[misc]

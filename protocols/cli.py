@@ -1,6 +1,8 @@
-"""The `xbar` command. Heavy imports wait until a command needs them, so that `xbar --help` is quick."""
+"""The `xbar` command. Heavy imports wait until a command needs them, so that `xbar --help` is quick.
 
-from __future__ import annotations
+For the same reason annotations are no texts here (no `from __future__ import annotations`): Typer would read those of
+all commands twice, whichever is given.
+"""
 
 import sys
 import time

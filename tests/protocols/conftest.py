@@ -6,7 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 from in_process import simulated_station, stations_here
+
+from instruments.board_link import BoardLink
+from instruments.frames import Opcode
+from instruments.wire import open_port
 
 
 @dataclass(frozen=True)
@@ -42,15 +47,15 @@ class Served:
 
     def __init__(self, file: Path, log: Path) -> None:
         self.file, self.log, self._seen = file, log, 0
+        self._board = yaml.safe_load(file.read_text(encoding="utf-8"))["instruments"]["array"]["address"]
         self.new_actions()
 
     def new_actions(self) -> list[dict]:
         """Moves, contacts, pulses, reads and products since the last call."""
-        from instruments.station import load_station
-
-        with load_station(self.file) as station:  # an emergency stop brings the log to its file
-            station.array.safe()
-            station.array.reset()
+        board = BoardLink(open_port(self._board))
+        board.stop(patience=1.0)  # brings the log to its file
+        board.ask(Opcode.RESET)
+        board.port.close()
         entries = [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines()]
         new, self._seen = entries[self._seen :], len(entries)
         return [entry for entry in new if entry["what"] in ("move", "contact", "pulse", "read", "multiply")]

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import xarray as xr
 import yaml
+from in_process import stations_here
 from rich.console import Console
+from typer.testing import CliRunner
 
 from analysis.record import Record
 from instruments.board_caps import BoardCaps, capabilities
@@ -18,6 +20,7 @@ from mapping.geometry import MTJ_20K
 from mapping.placement import place
 from mapping.schedule import PulseSettings, StationTimes, build_schedule
 from protocols.catalogue import find, name_in_record
+from protocols.cli import app
 from protocols.costing_bench import CostingProber, CostingTester, Costs, Durations
 from protocols.mtj_mnist import mtj_mnist
 from protocols.open_station import traffic_file
@@ -89,18 +92,20 @@ def perfect_lot(tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def real(xbar, perfect_lot, tmp_path):
+@pytest.fixture(scope="module")
+def real(perfect_lot, tmp_path_factory):
     """A real run of the script: its function and name, its folder, and what physically happened."""
-    script = tmp_path / "passes.py"
+    home = tmp_path_factory.mktemp("real")
+    script, lot = home / "passes.py", home / "lot"
     script.write_text(SCRIPT, encoding="utf-8")
     name = f"{script}:two_passes"
-    done = xbar("run", name, "--lot", perfect_lot, "--dies", DIES, "--out", tmp_path / "lot")
-    assert done.status == 0, done.said
-    log = (tmp_path / "lot" / "station" / "physical.jsonl").read_text(encoding="utf-8").splitlines()
+    with stations_here():
+        done = CliRunner().invoke(app, ["run", name, *map(str, ("--lot", perfect_lot, "--dies", DIES, "--out", lot))])
+    assert done.exit_code == 0, done.output
+    log = (lot / "station" / "physical.jsonl").read_text(encoding="utf-8").splitlines()
     entries = [json.loads(line) for line in log]
     begin = next(i for i, entry in enumerate(entries) if entry["what"] == "start")
-    return find(name), name_in_record(name), tmp_path / "lot", entries[begin:]
+    return find(name), name_in_record(name), lot, entries[begin:]
 
 
 @pytest.mark.slow

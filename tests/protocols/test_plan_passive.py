@@ -6,6 +6,7 @@ from io import StringIO
 import numpy as np
 import pytest
 import yaml
+from in_process import stations_here
 from rich.console import Console
 
 from analysis.record import Record
@@ -60,7 +61,8 @@ def loops(tmp_path_factory):
     out = tmp_path_factory.mktemp("plan") / "lot"
     how = {"cells": "1,1 2,5", "points": 40, "t_sweep": 0.4}
     where = {"out": out, "station": None, "lot": "tio2-8x8@rack", "settings": RunSettings(3, 1)}
-    execute(find("iv-sweep"), "iv-sweep", how, **where, console=Console(quiet=True))
+    with stations_here():
+        execute(find("iv-sweep"), "iv-sweep", how, **where, console=Console(quiet=True))
     return out
 
 

@@ -1,6 +1,7 @@
 """Methods over drawn lots: records come from reading drawn dies, points are kept, a stronger short costs more."""
 
 import json
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -46,7 +47,8 @@ def unaware(methods):
 def study(digits, tmp_path_factory):
     """A folder with one point, and the same a second time with a point more."""
     folder = tmp_path_factory.mktemp("lots")
-    simulate(folder, digits, values={})
+    with mock.patch("protocols.simulate.write_page"):  # drawn when all is there
+        simulate(folder, digits, values={})
     first = numbers(folder)
     first["points"][0]["errors"]["unaware"] = [0.125, 0.375]  # a mark that computing anew would not give
     (folder / "lots.json").write_text(json.dumps(first), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import json
 import re
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -22,7 +23,8 @@ pytestmark = pytest.mark.slow
 def folder(tmp_path_factory):
     """Both maps, two seeds, as little of everything as there can be."""
     folder = tmp_path_factory.mktemp("transfers")
-    simulate_transfers(folder, transfers=40, seeds=[0], epochs=30)
+    with mock.patch("protocols.simulate_transfers.write_page"):  # drawn when all is there
+        simulate_transfers(folder, transfers=40, seeds=[0], epochs=30)
     first = numbers(folder)
     first["points"][0]["table"]["regular"]["f95"] = 0.123  # a mark that computing anew would not give
     (folder / "transfers.json").write_text(json.dumps(first), encoding="utf-8")
@@ -68,6 +70,7 @@ def test_the_page_opens_offline_and_holds_every_table(folder):
 def test_text_on_the_page_is_escaped(folder):
     found = numbers(folder)
     found["settings"]["moons"] = "<b>mine</b>"
+    del found["maps"]["physical"]  # one map's figures are enough here
     assert "<b>mine</b>" not in render(found)
 
 

@@ -62,7 +62,7 @@ class Record(Runs, Ledger):
             nothing but the index files that SQLite keeps beside a database in use.
         kept : bool
             False: the record goes with its folder when the process is done (a plan's), so nothing of it waits for the
-            disk. Nothing is promised of it after a power cut.
+            disk. Nobody else can read it, and nothing is promised of it after a power cut.
 
         Raises
         ------

@@ -57,9 +57,10 @@ class Database:
             self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def _never_wait(self) -> None:
-        """Let no commit wait for the disk from now on; only for a record that nobody needs after a power cut."""
+        """Let no commit wait for the disk or for readers; only for a record that nobody else opens or needs later."""
         self._waits = False
         self._db.execute("PRAGMA synchronous=OFF")
+        self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
 
     @contextmanager
     def _transaction(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:

@@ -67,6 +67,7 @@ class LedgeredTester:
     ) -> None:
         self._tester, self._record, self._run = tester, record, run
         self._check, self._dose_limit = check, dose_limit
+        self._counter = tester if isinstance(tester, PowerOnCounter) else None  # once: it takes long to find out
         self._identity = ""
         self.die = ""
         """Name of the die under the needles; nothing is fired without one."""
@@ -325,8 +326,8 @@ class LedgeredTester:
 
     def _executed(self) -> Executed:
         """What the tester has executed since it was switched on."""
-        if isinstance(self._tester, PowerOnCounter):
-            return self._tester.executed()
+        if self._counter is not None:
+            return self._counter.executed()
         return Executed(*self._tester.last_action())
 
     def _intend(self, pulses: list[Pulse], *, counted: bool = True) -> _Committed:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from bokeh.core.validation import check_integrity, process_validation_issues
+from bokeh.document import Document
 from bokeh.embed import components
 from bokeh.resources import Resources
 from markupsafe import Markup
@@ -24,7 +26,7 @@ def page(template: str, figures: Mapping[str, Any], **values: Any) -> str:
     values
         What else the template shows.
     """
-    script, places = components(dict(figures))
+    script, places = embedded(figures)
     loaded = jinja2.Environment(
         loader=jinja2.PackageLoader("analysis", "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -35,6 +37,23 @@ def page(template: str, figures: Mapping[str, Any], **values: Any) -> str:
         script=Markup(script),
         **values,
     )
+
+
+def embedded(figures: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+    """Script of all figures and the place of each, from one document (so that they share selections)."""
+    document = _Figures()
+    with document.models.freeze():  # walks through the models once, not once per figure
+        for figure in figures.values():
+            document.add_root(figure)
+    found: tuple[str, dict[str, str]] = components(dict(figures))
+    return found
+
+
+class _Figures(Document):
+    """A document that is checked over the models it knows, where Bokeh looks for those of each figure once more."""
+
+    def validate(self) -> None:
+        process_validation_issues(check_integrity(list(self.models)))
 
 
 def write_whole(path: Path, text: str) -> Path:

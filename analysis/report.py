@@ -9,14 +9,12 @@ from typing import Any
 
 import jinja2
 import numpy as np
-from bokeh.document import Document
-from bokeh.embed import components
-from bokeh.model import Model
 from bokeh.resources import Resources
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from analysis import figures as drawn
-from analysis.page import write_whole
+from analysis.page import embedded, write_whole
 from analysis.results import DEFECTS, LotResults
 from analysis.summary import CLOSE, TRAININGS, summary
 from analysis.table import counted, duration, percent, points, rows, title
@@ -58,7 +56,7 @@ def render(results: LotResults) -> str:
     """The report as HTML. All text from the results is escaped, by Jinja in the page and by Bokeh in the figures."""
     numbers = summary(results)
     plots = drawn.figures(results)
-    script, places = _embedded(plots) if plots else ("", {})
+    script, places = embedded(plots) if plots else ("", {})
     resources = Resources(mode="inline", components=["bokeh", "bokeh-widgets"])
     page = jinja2.Environment(
         loader=jinja2.PackageLoader("analysis", "templates"),
@@ -87,15 +85,6 @@ def render(results: LotResults) -> str:
         script=Markup(script),
         bokeh=Markup(resources.render()) if plots else "",
     )
-
-
-def _embedded(plots: dict[str, Model]) -> tuple[str, dict[str, str]]:
-    """Script of all figures and the place of each, from one document (so that they share selections)."""
-    document = Document()
-    with document.models.freeze():  # walks through the models once, not once per figure
-        for plot in plots.values():
-            document.add_root(plot)
-    return components(plots)
 
 
 def headline(numbers: dict[str, Any]) -> list[str]:
@@ -293,8 +282,6 @@ def captions(results: LotResults, numbers: dict[str, Any]) -> dict[str, str]:
 
 def _ranks(results: LotResults) -> str:
     """How far the count of defects alone orders the dies, per training."""
-    from scipy.stats import spearmanr
-
     if len(results.dies) < 3 or not results.defects.size:
         return ""
     told = []
@@ -302,9 +289,21 @@ def _ranks(results: LotResults) -> str:
         error = results.error(name)
         there = np.isfinite(error)
         if there.sum() > 2 and np.ptp(error[there]) > 0 and np.ptp(results.defects[there]) > 0:
-            rank = spearmanr(results.defects[there], error[there]).statistic
+            rank = rank_correlation(results.defects[there], error[there])
             told.append(f"{TRAININGS[name]} {rank:+.2f}".replace("-0", "−0"))
     return "Rank correlation of error with defect count: " + ", ".join(told) + "." if told else ""
+
+
+def rank_correlation(a: NDArray[np.generic], b: NDArray[np.generic]) -> float:
+    """Spearman's, where neither is constant; without the second that loading SciPy's statistics takes."""
+    return float(np.corrcoef(_average_ranks(a), _average_ranks(b))[0, 1])
+
+
+def _average_ranks(values: NDArray[np.generic]) -> NDArray[np.float64]:
+    """Ranks, equal values sharing the mean of theirs."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: NDArray[np.float64] = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    return ranks
 
 
 def programming(numbers: dict[str, Any]) -> list[tuple[str, str]]:

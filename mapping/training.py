@@ -181,14 +181,33 @@ def drawn_pairs(
     statistics: DefectStatistics, placement: Placement, rng: np.random.Generator
 ) -> Callable[[int], tuple[Pairs, ...]]:
     """Draws the pairs of fresh dies: ``draw(count)``."""
+    dies = drawn_dies(statistics, rng)
+
+    def draw(count: int) -> tuple[Pairs, ...]:
+        return pairs_of(dies(count), placement)
+
+    return draw
+
+
+def drawn_dies(statistics: DefectStatistics, rng: np.random.Generator) -> Callable[[int], DrawnDies]:
+    """Draws fresh dies for networks of any placement (`pairs_of`): ``draw(count)``."""
     sampler = DieSampler(statistics, rng)
     unit = np.float32(np.exp(statistics.log_g[0]) - np.exp(statistics.log_g[1]))
 
-    def draw(count: int) -> tuple[Pairs, ...]:
+    def draw(count: int) -> DrawnDies:
         mean, half = sampler(count)
-        return _pairs(mean / unit, half / unit, placement)
+        return mean / unit, half / unit
 
     return draw
+
+
+#: Mean and half difference of the states of every cell, in units of a good cell's difference, each ``[die, cell]``.
+DrawnDies = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+
+def pairs_of(dies: DrawnDies, placement: Placement) -> tuple[Pairs, ...]:
+    """The pairs of dies that were drawn."""
+    return _pairs(*dies, placement)
 
 
 def emulate(

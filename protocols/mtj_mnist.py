@@ -345,12 +345,12 @@ def sensitivity(
 ) -> xr.Dataset:
     """Error of each network under the same fresh dies, at multiples of the lot's own defect rate; emulated."""
     error = np.empty((len(networks), len(SCALES), DRAWS))
-    for row, network in enumerate(networks.values()):
-        placement = network.place(statistics.geometry)
-        for column, scale in enumerate(SCALES):
-            report("sensitivity", (row * len(SCALES) + column) / (len(networks) * len(SCALES)))
-            draw = training.drawn_pairs(statistics.scaled(scale), placement, np.random.default_rng([seed, column]))
-            found = training.emulate([network], placement, draw(DRAWS), digits.test_images)
+    for column, scale in enumerate(SCALES):
+        dies = training.drawn_dies(statistics.scaled(scale), np.random.default_rng([seed, column]))(DRAWS)
+        for row, network in enumerate(networks.values()):
+            report("sensitivity", (column * len(networks) + row) / (len(networks) * len(SCALES)))
+            placement = network.place(statistics.geometry)
+            found = training.emulate([network], placement, training.pairs_of(dies, placement), digits.test_images)
             error[row, column] = (found[0] != digits.test_labels).mean(axis=1)
     coords = {"training": np.array(list(networks)), "scale": np.array(SCALES)}
     return xr.Dataset({"error": (("training", "scale", "draw"), error)}, coords)

@@ -11,7 +11,6 @@ import jinja2
 import numpy as np
 from bokeh.resources import Resources
 from markupsafe import Markup
-from numpy.typing import NDArray
 
 from analysis import figures as drawn
 from analysis.page import embedded, write_whole
@@ -284,26 +283,16 @@ def _ranks(results: LotResults) -> str:
     """How far the count of defects alone orders the dies, per training."""
     if len(results.dies) < 3 or not results.defects.size:
         return ""
+    from scipy.stats import spearmanr  # here: it takes a second to load
+
     told = []
     for name in drawn.run_trainings(results):
         error = results.error(name)
         there = np.isfinite(error)
         if there.sum() > 2 and np.ptp(error[there]) > 0 and np.ptp(results.defects[there]) > 0:
-            rank = rank_correlation(results.defects[there], error[there])
+            rank = spearmanr(results.defects[there], error[there]).statistic
             told.append(f"{TRAININGS[name]} {rank:+.2f}".replace("-0", "−0"))
     return "Rank correlation of error with defect count: " + ", ".join(told) + "." if told else ""
-
-
-def rank_correlation(a: NDArray[np.generic], b: NDArray[np.generic]) -> float:
-    """Spearman's, where neither is constant; without the second that loading SciPy's statistics takes."""
-    return float(np.corrcoef(_average_ranks(a), _average_ranks(b))[0, 1])
-
-
-def _average_ranks(values: NDArray[np.generic]) -> NDArray[np.float64]:
-    """Ranks, equal values sharing the mean of theirs."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks: NDArray[np.float64] = (np.cumsum(counts) - (counts - 1) / 2)[place]
-    return ranks
 
 
 def programming(numbers: dict[str, Any]) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ import ast
 import functools
 import hashlib
 import inspect
+import os
 import sys
 import sysconfig
 import textwrap
@@ -96,17 +97,18 @@ def path_of(function: Any) -> str:
 
 def remember(folder: Path) -> None:
     """Read the modules that are loaded from a folder now: their files may be edited while a run goes on."""
-    home = folder.resolve()
+    home, here = str(folder.resolve()), str(Path.cwd())
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)
-        if file and file.endswith(".py") and _lies_in(str(Path(file).parent.absolute()), home):
+        # a path made of every one of thousands of modules would take longer than all else of finding a protocol
+        if file and file.endswith(".py") and _lies_in(os.path.dirname(file), here, home):  # noqa: PTH120
             _module_of_file(file, module.__name__)
 
 
 @functools.cache
-def _lies_in(folder: str, home: Path) -> bool:
-    """Whether a folder is another one or in it, links followed; the thousands of modules lie in a few hundred."""
-    return Path(folder).resolve().is_relative_to(home)
+def _lies_in(folder: str, here: str, home: str) -> bool:
+    """Whether a folder, as seen from here, is another one or in it, links followed; modules lie in a few hundred."""
+    return Path(here, folder).resolve().is_relative_to(home)
 
 
 # one function

@@ -1,5 +1,6 @@
 """What holds for all tests: hypothesis measures laws, not the machine's speed, and what starts starts quickly."""
 
+import functools
 import os
 import shutil
 import signal
@@ -7,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import typer.main
 from hypothesis import settings
 
 # before numpy and torch are loaded: tests go on side by side, and more threads would only fight over the processors
@@ -24,6 +26,9 @@ os.environ["LOCALAPPDATA" if os.name == "nt" else "XDG_STATE_HOME"] = tempfile.m
 # under nohup we go on, but what tests start must meet a hangup as at a terminal: a handler is not inherited
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda *_: None)
+
+# tests call `xbar` in their own process again and again: its commands are put together once, as in a process of xbar
+typer.main.get_command = functools.cache(typer.main.get_command)
 
 pytest_plugins = ["pytester"]
 

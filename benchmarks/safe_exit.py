@@ -443,16 +443,22 @@ class SourceMeter:
         return known.get(line, "0" if line.endswith("?") else None)
 
 
-def measure(framework: str, name: str) -> Result:
-    """One case, from the start of a station to its end."""
+def measure(framework: str, name: str, serve: Callable[[dict[str, Any]], Any] | None = None) -> Result:
+    """One case, from the start of a station to its end.
+
+    Parameters
+    ----------
+    serve
+        Serves a station of a configuration; by default a process of its own does.
+    """
     from sim_backends.station_process import spawn_station
 
-    fault = FAULTS[name]
+    fault, serve = FAULTS[name], serve or spawn_station
     with tempfile.TemporaryDirectory() as home:
         folder = Path(home)
         log = folder / "physical.jsonl"
         with (
-            spawn_station({"lot": "mtj", "dies": 2, "log": log, "faults": fault.station}) as station,
+            serve({"lot": "mtj", "dies": 2, "log": log, "faults": fault.station}) as station,
             contextlib.closing(SourceMeter()) as meter,
         ):
             write_station_file(folder / "station.yaml", station.prober, station.board, meter.address)

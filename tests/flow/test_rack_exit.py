@@ -9,9 +9,9 @@ import time
 
 import pytest
 from command_line import wait_for
+from in_process import serve_here
 
 from instruments.station import write_rack_station
-from sim_backends.station_process import spawn_station
 
 LIMIT = 3.0  # s; from the end of the program to needles up
 PULSE_LIMIT = 1.6
@@ -49,7 +49,7 @@ def entries(log):
 def station(tmp_path):
     """Station file and physical log of a station that outlives the program."""
     log = tmp_path / "physical.jsonl"
-    with spawn_station({"lot": "tio2-8x8", "seed": 3, "dies": 1, "log": str(log), "rack": {}}) as served:
+    with serve_here({"lot": "tio2-8x8", "seed": 3, "dies": 1, "log": str(log), "rack": {}}) as served:
         wired = served.addresses["rack"]
         file = write_rack_station(
             tmp_path / "station.yaml",

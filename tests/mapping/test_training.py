@@ -101,6 +101,13 @@ def test_unaware_learns_and_is_binary(unaware, digits):
     assert unaware.rows_per_multiply == (None, None) and not unaware.guard
 
 
+def test_a_training_of_ten_steps_is_one_too(few_digits):
+    """The share of them in which the rate rises is one step: torch divides by what lies before it."""
+    recipe = replace(UNAWARE, epochs=1, images=38)
+    network = train_unaware(few_digits, ARCHITECTURE, MTJ_20K, seed=1, recipe=recipe, report=quiet)
+    assert all(set(np.unique(w)) == {-1, 1} for w in network.weights)
+
+
 def test_batched_emulation_is_what_the_network_computes_cell_by_cell(unaware, broken_dies, digits):
     guarded = unaware.with_guard(ARCHITECTURE.rows_per_multiply)
     for network in (unaware, guarded):

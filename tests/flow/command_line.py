@@ -144,7 +144,7 @@ def killed_at(boundary: int, *arguments: object, out: Path) -> float:
     with said.open("wb") as file:
         child = start_dying(noted, boundary, [*map(str, arguments), "--out", str(out)], file)
         with ended(child):
-            assert child.wait(PATIENCE) == -signal.SIGKILL, said.read_text(encoding="utf-8")
+            assert child.wait(3 * PATIENCE) == -signal.SIGKILL, said.read_text(encoding="utf-8")
     when = float(noted.read_text(encoding="utf-8").splitlines()[-1].split("\t")[2])
     wait_for(lambda: safe_after(happened(out / "station" / "physical.jsonl"), when) is not None, 10)
     wait_for_broker(out)

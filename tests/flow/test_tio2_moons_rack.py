@@ -34,7 +34,7 @@ TOLERANCE = 0.08
 #: Devices move so many times as fast as those of the built-in lot: half of the pulses of a ramp move nothing there.
 FASTER = 5
 #: Of the boundaries of such a run, one in the middle of the write.
-DIES_AT = 5000
+DIES_AT = 4200
 
 pytestmark = pytest.mark.skipif(
     os.name != "posix", reason="how a process dies is judged by a signal that Windows lacks"

@@ -6,6 +6,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from command_line import xbar
+from fast_lot import fast_lot
 from happened import assert_frames_were_intended, assert_left_safely, happened
 from in_process import sim_here
 
@@ -26,7 +27,7 @@ def home(tmp_path_factory):
     home = tmp_path_factory.mktemp("moons")
     kept = {"truth": home / "truth.npz", "log": home / "physical.jsonl", "state": home / "state"}
     few = mock.patch("protocols.tio2_moons.MONTE_CARLO_LOTS", 4)  # nobody here looks at the spread between lots
-    with sim_here("tio2-8x8", seed=SEED, **kept, write=home / "station.yaml"), few:
+    with sim_here(fast_lot(home / "fast.yaml"), seed=SEED, **kept, write=home / "station.yaml"), few:
         where = ("--station", home / "station.yaml", "--dies", 2, "--seed", SEED, "--out", home / "lot")
         done = xbar(
             "run",

@@ -8,8 +8,8 @@ import os
 
 import numpy as np
 import pytest
-import yaml
 from command_line import killed_at, xbar
+from fast_lot import fast_lot
 from happened import assert_left_safely, happened, of_kind, safe_after
 from happened_rack import (
     assert_limits_were_kept,
@@ -25,14 +25,11 @@ from analysis.step_names import MEASURE_ANALOG, WRITE_ANALOG
 from mapping.converge import ARRAY, Outcome
 from mapping.moons import FILES, half_moons
 from protocols.bench import DOSE_LIMIT
-from sim_backends.array.lot import BUILT_IN
 
 DIE, SITE, SEED, CURRENT_LIMIT = "c4r0", (4, 0), 1, 5e-3  # it has a dead row and a stuck cell
 DEAD_ROW = 5
 #: Wider than the default of 1 %: that fires some thousand pulses more, each of thirty questions on the wire.
 TOLERANCE = 0.08
-#: Devices move so many times as fast as those of the built-in lot: half of the pulses of a ramp move nothing there.
-FASTER = 5
 #: Of the boundaries of such a run, one in the middle of the write.
 DIES_AT = 4200
 
@@ -48,7 +45,7 @@ def home(tmp_path_factory):
     out = home / "lot"
     _few_points(home / "points")
     how = ("--epochs", 1500, "--averages", 1, "--tolerance", TOLERANCE, "--moons", home / "points")
-    lot = _fast_lot(home / "fast.yaml")
+    lot = fast_lot(home / "fast.yaml")
     which = ("--lot", f"{lot}@rack", "--only", DIE, "--seed", SEED)
     when = killed_at(DIES_AT, "run", "tio2-moons", *which, *how, out=out)
     killed = happened(out / "station" / "physical.jsonl")
@@ -66,15 +63,6 @@ def home(tmp_path_factory):
     assert scored.status == 0, scored.said
     (home / "killed.json").write_text(json.dumps({"when": when, "pulses": len(of_kind(killed, "pulse"))}), "utf-8")
     return home
-
-
-def _fast_lot(file):
-    """The built-in lot with other rates."""
-    lot = yaml.safe_load((BUILT_IN / "tio2-8x8.yaml").read_text(encoding="utf-8"))
-    for name in ("rate_set", "rate_reset"):
-        lot["devices"][name] = {"value": FASTER * float(lot["devices"][name]["value"]), "source": "assumed"}
-    file.write_text(yaml.safe_dump(lot), encoding="utf-8")
-    return file
 
 
 def _few_points(folder):

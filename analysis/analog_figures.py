@@ -14,8 +14,7 @@ from bokeh.palettes import interp_palette
 from numpy.typing import NDArray
 
 from analysis.analog_results import CLASS_WORDS
-from analysis.figures import CLASS_COLOURS, FAINT, INK, _legend, _plot
-from analysis.transfer_curves import SPREAD_PALETTE, SPREAD_TOP
+from analysis.figures import CLASS_COLOURS, FAINT, INK, SPREAD_PALETTE, SPREAD_TOP, _legend, _plot
 from mapping.converge import Outcome
 from mapping.die_record import CellClass
 from mapping.transfer_metrics import cumulative, outputs

@@ -37,6 +37,10 @@ from analysis.results import FloatArray, LotResults
 from analysis.summary import TRAININGS
 from mapping.die_record import CellClass
 
+#: Colours and upper limit of maps of what classifiers deviate by, those of the paper (arXiv:2305.18495).
+SPREAD_PALETTE = interp_palette(("#FFFFFF", "#FEE391", "#FE9929", "#CC4C02", "#662506"), 256)
+SPREAD_TOP = 0.4
+
 TRAINING_COLOURS = {
     "unaware": "#D55E00",
     "unaware_guarded": "#56B4E9",

@@ -19,7 +19,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from analysis.pulse_checks import check_pulse
+from analysis.pulse_checks import Pulse, check_pulse
 from analysis.record_data import DamagedError, get_dataset, put_conductances, put_dataset, seal, to_json
 from analysis.record_lock import RecordError, RecordLock
 from analysis.record_steps import Steps
@@ -29,22 +29,6 @@ _PULSE = "kernel, amplitude, width, count, scheme, shape, mask"
 
 #: A kernel beyond these is no kernel but damage: a dose would take all memory (assumed; boards have 8).
 MOST_KERNELS = 4096
-
-
-@dataclass(frozen=True)
-class Pulse:
-    """Pulses to be fired at one kernel: `count` of `amplitude` (V) and `width` (s) at each cell of the mask.
-
-    `scheme` names the bias scheme of a passive array (None: cells with gates), under which every other cell sees a part
-    of the amplitude. The dose counts the cells of the mask only.
-    """
-
-    kernel: int
-    mask: NDArray[np.bool_]
-    amplitude: float
-    width: float
-    count: int = 1
-    scheme: str | None = None
 
 
 @dataclass(frozen=True)

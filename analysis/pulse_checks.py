@@ -1,18 +1,33 @@
-"""Which pulses a record takes: those that some tester could fire. Anything else would make a dose wrong."""
+"""A pulse, and which ones a record takes: those that some tester could fire. Anything else would make a dose wrong."""
 
 from __future__ import annotations
 
 import math
 import numbers
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from analysis.ledger import Pulse
+from numpy.typing import NDArray
 
 #: Bounds beyond which a pulse is a mistake, whatever fires it: volt, seconds, pulses at once.
 AMPLITUDE_MAX, WIDTH_MAX, COUNT_MAX = 100.0, 1e5, 1_000_000
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """Pulses to be fired at one kernel: `count` of `amplitude` (V) and `width` (s) at each cell of the mask.
+
+    `scheme` names the bias scheme of a passive array (None: cells with gates), under which every other cell sees a part
+    of the amplitude. The dose counts the cells of the mask only.
+    """
+
+    kernel: int
+    mask: NDArray[np.bool_]
+    amplitude: float
+    width: float
+    count: int = 1
+    scheme: str | None = None
 
 
 class PulseError(ValueError):

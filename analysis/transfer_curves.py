@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from bokeh.models import ColumnDataSource, FactorRange, HoverTool, LinearColorMapper, NumeralTickFormatter, Range1d
 from bokeh.models.annotations import ColorBar, Span
-from bokeh.palettes import interp_palette
 from bokeh.transform import dodge
 
-from analysis.figures import FAINT, GRID, INK, _legend, _plot
+from analysis.figures import FAINT, GRID, INK, SPREAD_PALETTE, SPREAD_TOP, _legend, _plot
 from analysis.page import page, write_whole
 from analysis.transfer_results import ALL, BAD_RATE, LEVELS, LOOP, METRICS, RATES, REGULAR
 from analysis.transfer_results import GRID as CELLS
@@ -30,8 +29,6 @@ MARKERS = {
     ALL: "square",
     LOOP: "circle",
 }
-SPREAD_PALETTE = interp_palette(("#FFFFFF", "#FEE391", "#FE9929", "#CC4C02", "#662506"), 256)
-SPREAD_TOP = 0.4  # colour limit of the paper's maps
 SOURCES = {"tuning": "tuning alone", "drift": "drift alone", "stuck": "stuck cells alone", "all": "all three"}
 
 

@@ -22,7 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from sim_backends import frames
-from sim_backends.board_requests import Opcode
+from sim_backends.frames import Opcode
 from sim_backends.kepco import KepcoSpec
 from sim_backends.rack import RackStationSpec
 from sim_backends.station import Station, StationConfig

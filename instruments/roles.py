@@ -193,8 +193,23 @@ Direction = Literal["forward", "backward"]
 IdleMode = Literal["float", "soft_ground", "hard_ground"]
 
 
+class ArrayReader(Protocol):
+    """Anything that reads cells of the array under the needles: the part of an `ArrayTester` that changes nothing."""
+
+    def capabilities(self) -> ArrayCapabilities:
+        """Geometry and limits, asked once and kept."""
+
+    def range_for(self, current: float) -> int:
+        """The smallest range that digitises `current` (A)."""
+
+    def read(
+        self, kernel: int, voltage: float, *, mask: BoolArray | None = None, current_range: int = 0, averages: int = 1
+    ) -> FloatArray:
+        """Currents (A) of single cells, ``[rows, columns]``; NaN outside the mask; +-inf where the range saturates."""
+
+
 @runtime_checkable
-class ArrayTester(Protocol):
+class ArrayTester(ArrayReader, Protocol):
     """Anything that reads, pulses and multiplies with the array under the needles.
 
     Cell voltage is column minus row: a positive pulse raises the column. Kernels are the addressable tiles. A passive
@@ -204,19 +219,8 @@ class ArrayTester(Protocol):
     def identify(self) -> str:
         """Vendor, model, serial number and firmware."""
 
-    def capabilities(self) -> ArrayCapabilities:
-        """Geometry and limits, asked once and kept."""
-
     def calibration_id(self, current_range: int) -> str:
         """Name of the calibration that turns this range's codes into currents."""
-
-    def range_for(self, current: float) -> int:
-        """The smallest range that digitises `current` (A)."""
-
-    def read(
-        self, kernel: int, voltage: float, *, mask: BoolArray | None = None, current_range: int = 0, averages: int = 1
-    ) -> FloatArray:
-        """Currents (A) of single cells, ``[rows, columns]``; NaN outside the mask; +-inf where the range saturates."""
 
     def pulse(
         self,

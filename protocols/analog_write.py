@@ -102,7 +102,7 @@ def read_everything(bench: Bench, settings: ConvergeToTarget) -> FloatArray:
     """Conductance of every cell (S), ``[kernel, row, column]``, as writes with these settings read it."""
     caps = bench.array.capabilities()
     everything = np.ones((caps.kernels, caps.rows, caps.columns), bool)
-    return read_ranging(bench, settings.v_read, everything, averages=settings.averages, expected=settings.g_min)
+    return read_ranging(bench.array, settings.v_read, everything, averages=settings.averages, expected=settings.g_min)
 
 
 class _Write:
@@ -155,7 +155,11 @@ class _Write:
         while (going := writes.going).any():
             cells[kernel][mask] = going
             g = read_ranging(
-                self.bench, settings.v_read, cells, averages=settings.averages, expected=1.2 * float(goal[going].max())
+                self.bench.array,
+                settings.v_read,
+                cells,
+                averages=settings.averages,
+                expected=1.2 * float(goal[going].max()),
             )
             self.bench.array.keep_readings(fired, g)
             read = g[kernel][mask]

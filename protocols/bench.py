@@ -334,7 +334,7 @@ class Bench:
         capabilities = self.array.capabilities()
         cells = np.zeros((capabilities.kernels, capabilities.rows, capabilities.columns), bool)
         cells[kernel] = True
-        return read_ranging(self, self._v_check, cells)[kernel]
+        return read_ranging(self.array, self._v_check, cells)[kernel]
 
     def _likeness(self, die: Die) -> tuple[float, float] | None:
         """How much the die under the needles is like the one in the record, and how much it must be; None: unknown."""

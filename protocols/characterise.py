@@ -128,7 +128,7 @@ def _write_and_read(
     amplitude = pulse.amplitude(state, attempt)
     batch = bench.array.fire([Pulse(kernel, mask[kernel], amplitude, pulse.width) for kernel in kernels])
     bench.report("read", 0.5)
-    g = read_conductances(bench, v_read, averages=averages, kernels=kernels)
+    g = read_conductances(bench.array, v_read, averages=averages, kernels=kernels)
     bench.array.keep_readings(batch, g)
     return g
 
@@ -142,8 +142,8 @@ def _finite(g: np.ndarray) -> np.ndarray:
 def _bias_ratio(bench: Bench, v_read: float) -> np.ndarray:
     """Conductance at half the read voltage over that at the full one, for every fourth kernel; NaN elsewhere."""
     kernels = range(0, bench.array.capabilities().kernels, 4)
-    half = read_conductances(bench, v_read / 2, averages=32, kernels=kernels)
-    full = read_conductances(bench, v_read, averages=32, kernels=kernels)
+    half = read_conductances(bench.array, v_read / 2, averages=32, kernels=kernels)
+    full = read_conductances(bench.array, v_read, averages=32, kernels=kernels)
     return np.divide(half, full, out=np.full(full.shape, np.nan), where=full != 0)  # a dead cell may read exactly 0
 
 

@@ -175,7 +175,7 @@ def _probe(
     lsb = bench.array.capabilities().dac_lsb
     enough = probe.moved * (settings.g_max - settings.g_min)
     kernel = int(np.flatnonzero(cells.any(axis=(1, 2)))[0])
-    read = partial(read_ranging, bench, settings.v_read, averages=settings.averages, expected=settings.g_min)
+    read = partial(read_ranging, bench.array, settings.v_read, averages=settings.averages, expected=settings.g_min)
     start = read(cells)
     found, left = np.full(start.shape, np.nan), np.isfinite(start)
     for amplitude in probe.amplitudes(sign):

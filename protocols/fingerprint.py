@@ -6,12 +6,11 @@ scatter of a few kernels tells one die from any other, and from itself mirrored,
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import xarray as xr
 
 from instruments.limits import applied_read_voltage
+from instruments.roles import ArrayReader
 from mapping.die_record import CellClass, DieRecord
 
 #: Two reads of one die correlate above 0.9 at the default spread and noise, two dies at 0 +- 0.02 (2,500 cells).
@@ -38,7 +37,7 @@ def fingerprint(record: DieRecord) -> xr.Dataset:
     )
 
 
-def likeness(array: Any, known: xr.Dataset) -> float:
+def likeness(array: ArrayReader, known: xr.Dataset) -> float:
     """Correlation of the cells' scatter under the needles with a known fingerprint, -1..1."""
     v_read = known.attrs["fingerprint_v_read"]
     kernels = known["fingerprint_kernel"].values

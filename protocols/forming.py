@@ -109,7 +109,7 @@ def _form_cell(
     """Form one cell; its conductance as last read (S)."""
     lsb, fired = bench.array.capabilities().dac_lsb, None
     while ramp.going[0]:
-        g = read_ranging(bench, settings.v_read, only, averages=settings.averages)
+        g = read_ranging(bench.array, settings.v_read, only, averages=settings.averages)
         bench.array.keep_readings(fired, g)
         fired = None
         volts = float(np.trunc(ramp.next(g[only])[0] / lsb * (1 + 1e-12)) * lsb)

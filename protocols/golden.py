@@ -59,7 +59,7 @@ def check_golden(
         `g_median` (S) of each kernel; `drift`, the largest relative change of one; verdict ``fail`` above `limit`.
     """
     kernels = kernels_of(bench.array.capabilities().kernels)
-    g = read_conductances(bench, v_read, averages=8, kernels=[int(kernel) for kernel in kernels])[kernels]
+    g = read_conductances(bench.array, v_read, averages=8, kernels=[int(kernel) for kernel in kernels])[kernels]
     median = np.array([np.median(each[np.isfinite(each)]) for each in g])
     drift = 0.0 if known is None else float(np.abs(median / known["g_median"].values - 1).max())
     attrs = {"verdict": "pass" if drift <= limit else "fail", "drift": drift, "limit": limit, "v_read": v_read}

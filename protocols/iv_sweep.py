@@ -154,7 +154,7 @@ def sweep_cell(bench: Bench, die: Die, *, row: int, column: int, settings: IVSwe
 def _read_all(bench: Bench, settings: IVSweep) -> np.ndarray:
     caps = bench.array.capabilities()
     everything = np.ones((caps.kernels, caps.rows, caps.columns), bool)
-    return read_ranging(bench, settings.v_read, everything, expected=TYPICAL)
+    return read_ranging(bench.array, settings.v_read, everything, expected=TYPICAL)
 
 
 def _moved(g: list[np.ndarray], row: int, column: int) -> int:

@@ -76,7 +76,7 @@ def states_of(g: NDArray[np.float64], thresholds: NDArray[np.float64]) -> NDArra
 def _read(bench: Bench, schedule: WriteSchedule, cells: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Conductance (S) of every cell of the kernels that `cells` touches, NaN in the others."""
     kernels = [int(kernel) for kernel in np.flatnonzero(cells.any(axis=(1, 2)))]
-    return read_conductances(bench, schedule.verify.v_read, averages=schedule.verify.averages, kernels=kernels)
+    return read_conductances(bench.array, schedule.verify.v_read, averages=schedule.verify.averages, kernels=kernels)
 
 
 def _reason(wrong: NDArray[np.bool_], writable: int, pulses: NDArray[np.uint16]) -> str:

@@ -19,10 +19,10 @@ from sim_backends.array.product import Direction
 from sim_backends.array.readout import Readout
 from sim_backends.array.streams import stream
 from sim_backends.bench import Bench
-from sim_backends.board_requests import BoardSpec, Limits, Opcode, Refusal, Status, set_bits, split, unpack
+from sim_backends.board_requests import BoardSpec, Limits, Refusal, set_bits, split, unpack
 from sim_backends.clock import Timing
 from sim_backends.faults import FaultPlan
-from sim_backends.frames import Frame
+from sim_backends.frames import Frame, Opcode, Status
 from sim_backends.physical_log import mask_digest
 
 _READOUT_ERRORS = 2**32 - 2  # key of the board's own stream of random numbers

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
-from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,40 +16,7 @@ from sim_backends.array.fired import GATED
 from sim_backends.array.quantity import Integer, Second, Specification
 from sim_backends.array.readout import ReadoutSpec
 from sim_backends.array.topology import Topology
-
-
-class Opcode(IntEnum):
-    """What a frame asks for."""
-
-    IDN = 0x01
-    CAPS = 0x02
-    CAL_READ = 0x03
-    LOAD_VECTORS = 0x10
-    READ = 0x11
-    PULSE = 0x12
-    PULSE_READ = 0x13
-    MULTIPLY = 0x14
-    IDLE = 0x20
-    ESTOP = 0x21
-    HEARTBEAT = 0x22
-    RESET = 0x23
-    LAST_ACTION = 0x24
-    LIMITS = 0x25
-
-
-class Status(IntEnum):
-    """First byte of a reply."""
-
-    OK = 0
-    BAD_CRC = 1
-    BAD_ARG = 2
-    BUSY = 3
-    OVER_RANGE = 4
-    INTERLOCK = 5
-    WATCHDOG = 6
-    NOT_CALIBRATED = 7
-    UNKNOWN_OPCODE = 8
-    BAD_VERSION = 9
+from sim_backends.frames import Status
 
 
 class BoardSpec(Specification):

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from sim_backends.array.quantity import Celsius, Integer, Second, Specification
-from sim_backends.board_requests import Opcode
+from sim_backends.frames import Opcode
 from sim_backends.physical_log import PhysicalLog
 
 

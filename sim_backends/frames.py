@@ -1,10 +1,11 @@
-"""Frames of the array-board protocol, version 1 (docs/board_protocol.md), as the board sees them."""
+"""Frames, opcodes and statuses of the array-board protocol, version 1 (docs/board_protocol.md), on the board's side."""
 
 from __future__ import annotations
 
 import binascii
 import struct
 from dataclasses import dataclass
+from enum import IntEnum
 
 from cobs import cobs
 
@@ -14,6 +15,40 @@ PAYLOAD_MAX = 0xFFFF
 _HEADER = struct.Struct("<BBBBH")
 _CRC = struct.Struct("<H")
 ENCODED_MAX = (_HEADER.size + PAYLOAD_MAX + _CRC.size) * 255 // 254 + 2
+
+
+class Opcode(IntEnum):
+    """What a frame asks for."""
+
+    IDN = 0x01
+    CAPS = 0x02
+    CAL_READ = 0x03
+    LOAD_VECTORS = 0x10
+    READ = 0x11
+    PULSE = 0x12
+    PULSE_READ = 0x13
+    MULTIPLY = 0x14
+    IDLE = 0x20
+    ESTOP = 0x21
+    HEARTBEAT = 0x22
+    RESET = 0x23
+    LAST_ACTION = 0x24
+    LIMITS = 0x25
+
+
+class Status(IntEnum):
+    """First byte of a reply."""
+
+    OK = 0
+    BAD_CRC = 1
+    BAD_ARG = 2
+    BUSY = 3
+    OVER_RANGE = 4
+    INTERLOCK = 5
+    WATCHDOG = 6
+    NOT_CALIBRATED = 7
+    UNKNOWN_OPCODE = 8
+    BAD_VERSION = 9
 
 
 class DamagedFrameError(ValueError):

@@ -114,7 +114,7 @@ def _now(measured, bench, die):
     known = fingerprint(measured)
     bench.enter(die)
     kernels = [int(kernel) for kernel in known["fingerprint_kernel"].values]
-    reads = read_conductances(bench, known.attrs["fingerprint_v_read"], kernels=kernels)[kernels]
+    reads = read_conductances(bench.array, known.attrs["fingerprint_v_read"], kernels=kernels)[kernels]
     return reads, known["fingerprint_g_p"].values, known["fingerprint_g_ap"].values
 
 

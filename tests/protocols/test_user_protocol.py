@@ -22,7 +22,7 @@ from protocols.run import protocol
 
 
 def read_noise(bench, die, *, v_read: float, repeats: int):
-    g = np.stack([read_conductances(bench, v_read, kernels=[0])[0] for _ in range(repeats)])
+    g = np.stack([read_conductances(bench.array, v_read, kernels=[0])[0] for _ in range(repeats)])
     return xr.Dataset({"g": (("repeat", "row", "column"), g, {"units": "S"})}, attrs={"v_read": v_read})
 
 
@@ -154,7 +154,7 @@ def test_everything_there_is(lot, station, record, bench, die):
 
 
 def test_reads_differ(bench, die):
-    g = np.stack([read_conductances(bench, 0.1, kernels=[0])[0] for _ in range(3)])
+    g = np.stack([read_conductances(bench.array, 0.1, kernels=[0])[0] for _ in range(3)])
     assert (g.std(axis=0) > 0).any() and 50e-6 < np.median(g) < 200e-6
     np.save({path!r}, g)
 """
@@ -183,7 +183,7 @@ def test_the_lot_of_the_fixtures_is_the_one_that_was_chosen(pytester):
             return LotChoice(seed=request.param)
 
         def test_look(bench, die):
-            SEEN.append(read_conductances(bench, 0.1, averages=4, kernels=[7])[7].ravel())
+            SEEN.append(read_conductances(bench.array, 0.1, averages=4, kernels=[7])[7].ravel())
 
         def test_compare():
             like = np.corrcoef(SEEN)

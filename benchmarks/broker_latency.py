@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from instruments.broker_client import Broker
+from instruments.broker.client import Broker
 from instruments.station import Station, load_station, write_station
 from sim_backends.station_process import spawn_station
 

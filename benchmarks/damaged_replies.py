@@ -4,7 +4,7 @@
 
 Drivers talk to stand-ins in this process. A share of the replies gets a wrong bit, letter, number or length, is cut,
 doubled, emptied or replaced. Counted for each driver: calls, damaged replies, calls that ended in an error of ours
-(`instruments.roles.InstrumentError`), and FOREIGN exceptions, of which there must be none. One share of the drivers is
+(`instruments.roles.interfaces.InstrumentError`), and FOREIGN exceptions, of which there must be none. One share of the drivers is
 made anew while replies are damaged: connecting reads, too. The board's frames are damaged before their checksum is
 made, as a faulty firmware would, and after it, as a wire would. Waiting costs no time here. Seeds are printed.
 """
@@ -24,14 +24,14 @@ from unittest.mock import patch
 import numpy as np
 from qcodes.instrument import Instrument
 
-from instruments.board import FramedBoard
-from instruments.keithley_707 import Keithley707
-from instruments.keithley_2600 import Keithley2602BSmu
-from instruments.kepco import KepcoMagnet
-from instruments.keysight_33500 import Keysight33512BPulser
-from instruments.roles import DieSite, InstrumentError
-from instruments.sentio import Sentio
-from instruments.wire import through
+from instruments.drivers.board import FramedBoard
+from instruments.drivers.keithley_707 import Keithley707
+from instruments.drivers.keithley_2600 import Keithley2602BSmu
+from instruments.drivers.kepco import KepcoMagnet
+from instruments.drivers.keysight_33500 import Keysight33512BPulser
+from instruments.drivers.sentio import Sentio
+from instruments.roles.interfaces import DieSite, InstrumentError
+from instruments.wire.sessions import through
 from sim_backends import frames
 from sim_backends.kepco import KepcoSpec
 from sim_backends.rack import RackStationSpec
@@ -87,7 +87,7 @@ def damaged_frame(reply: bytes, rng: random.Random) -> bytes:
 
 
 class DamagingWire:
-    """A stand-in at the end of a wire that damages replies; fills `instruments.wire.HeldTransport`."""
+    """A stand-in at the end of a wire that damages replies; fills `instruments.wire.sessions.HeldTransport`."""
 
     def __init__(self, service: Any, rng: random.Random, share: float) -> None:
         self._service, self._rng, self.share = service, rng, share

@@ -233,7 +233,7 @@ class Bare:
 
     def lift_off(self) -> None:
         """The clean-up: lines to ground, needles up."""
-        from instruments import order
+        from instruments.roles import order
 
         order.leave(self._station.parts())
 
@@ -489,8 +489,8 @@ def judged(framework: str, name: str, found: Seen, began: float, status: int | N
 def write_station_file(path: Path, prober: str, board: str, meter: str) -> None:
     """The station file of a simulated station and a 2450; its board is not waited for as long as usual."""
     entries: dict[str, Any] = {
-        "prober": {"type": "instruments.sentio.Sentio", "address": prober},
-        "array": {"type": "instruments.board.FramedBoard", "address": board, "init": {"timeout": "500 ms"}},
+        "prober": {"type": "instruments.drivers.sentio.Sentio", "address": prober},
+        "array": {"type": "instruments.drivers.board.FramedBoard", "address": board, "init": {"timeout": "500 ms"}},
         "meter": {"type": "qcodes.instrument_drivers.Keithley.Keithley2450", "address": meter},
     }
     path.write_text(yaml.safe_dump({"instruments": entries}, sort_keys=False), encoding="utf-8")

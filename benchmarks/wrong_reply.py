@@ -33,9 +33,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from instruments.broker_client import Broker
-from instruments.roles import InstrumentError
-from instruments.wire import open_port, open_visa, through
+from instruments.broker.client import Broker
+from instruments.roles.interfaces import InstrumentError
+from instruments.wire.sessions import open_port, open_visa, through
 
 PATIENCE, LATE = 0.1, 0.3  # s
 RIGHT, WRONG = "right", "WRONG VALUE"
@@ -254,8 +254,8 @@ def touched_die(faults: list[dict[str, Any]], broker: bool) -> Iterator[tuple[An
         log, file = home / "physical.jsonl", home / "station.yaml"
         served = stack.enter_context(spawn_station({"lot": "mtj", "dies": 5, "log": log, "faults": faults}))
         soon = {"timeout": "100 ms"}
-        prober = {"type": "instruments.sentio.Sentio", "address": served.prober, "init": soon}
-        array = {"type": "instruments.board.FramedBoard", "address": served.board, "init": soon}
+        prober = {"type": "instruments.drivers.sentio.Sentio", "address": served.prober, "init": soon}
+        array = {"type": "instruments.drivers.board.FramedBoard", "address": served.board, "init": soon}
         file.write_text(yaml.safe_dump({"instruments": {"prober": prober, "array": array}}), encoding="utf-8")
         held = stack.enter_context(in_broker(file)) if broker else None
         station = stack.enter_context(load_station(file, held))

@@ -26,16 +26,16 @@ from pydantic.fields import FieldInfo
 from qcodes.instrument import Instrument
 from qcodes.station import Station as QcodesStation
 
-import instruments
-from instruments import order
-from instruments.broker_client import BrokerClient
-from instruments.driver_packages import DriverError, find_driver, is_ours, is_pymeasure
-from instruments.held_drivers import Held, HeldDriverError, Output, held_driver, make_held, split_settings
-from instruments.off_recipe import Stage
+from instruments import drivers
+from instruments.broker.client import BrokerClient
+from instruments.foreign.driver_packages import DriverError, find_driver, is_ours, is_pymeasure
+from instruments.foreign.held_drivers import Held, HeldDriverError, Output, held_driver, make_held, split_settings
 from instruments.plain_yaml import PlainYamlError, read_yaml
-from instruments.quantities import Dimension, Number, Whole
-from instruments.roles import ArrayTester, Clock, FieldSource, InstrumentError, LinkError, Prober
-from instruments.wire import through
+from instruments.roles import order
+from instruments.roles.interfaces import ArrayTester, Clock, FieldSource, InstrumentError, LinkError, Prober
+from instruments.roles.off_recipe import Stage
+from instruments.roles.quantities import Dimension, Number, Whole
+from instruments.wire.sessions import through
 
 NEEDED: dict[str, type] = {"prober": Prober, "array": ArrayTester}
 """The roles that a station must fill, by the name that the instrument carries in the file."""
@@ -53,7 +53,7 @@ class StationFileError(InstrumentError, ValueError):
 class InstrumentEntry(BaseModel):
     """One instrument of the file, with the keys that QCoDeS knows.
 
-    How one that is not ours is switched off stands in its metadata (`instruments.off_rules`).
+    How one that is not ours is switched off stands in its metadata (`instruments.foreign.off_rules`).
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -135,7 +135,7 @@ class Station(QcodesStation):
         return cast(Clock, clock).elapsed() if clock is not None else None
 
     def parts(self) -> order.Parts:
-        """What has to be made safe, as `instruments.order` wants it."""
+        """What has to be made safe, as `instruments.roles.order` wants it."""
         first = sorted((each for each in self.outputs if each.stage < Stage.PROBER), key=lambda each: each.stage)
         testers = [each for each in self.components.values() if isinstance(each, ArrayTester)]
         last = [each for each in self.outputs if each.stage > Stage.PROBER]
@@ -275,12 +275,12 @@ def write_station(
     path = Path(path)
     content = {
         "instruments": {
-            "prober": {"type": "instruments.sentio.Sentio", "address": prober_address},
-            "array": {"type": "instruments.board.FramedBoard", "address": array_address},
+            "prober": {"type": "instruments.drivers.sentio.Sentio", "address": prober_address},
+            "array": {"type": "instruments.drivers.board.FramedBoard", "address": array_address},
         }
     }
     if clock is not None:
-        content["instruments"]["clock"] = {"type": "instruments.clock.FileClock", "address": str(clock)}
+        content["instruments"]["clock"] = {"type": "instruments.drivers.clock.FileClock", "address": str(clock)}
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return path
 
@@ -353,19 +353,19 @@ def write_rack_station(
         "columns": list(columns),
     }
     parts: dict[str, dict[str, Any]] = {
-        "prober": {"type": "instruments.sentio.Sentio"},
-        "smu": {"type": "instruments.keithley_2600.Keithley2602BSmu"},
+        "prober": {"type": "instruments.drivers.sentio.Sentio"},
+        "smu": {"type": "instruments.drivers.keithley_2600.Keithley2602BSmu"},
         "pulser": {
-            "type": "instruments.keysight_33500.Keysight33512BPulser",
+            "type": "instruments.drivers.keysight_33500.Keysight33512BPulser",
             "init": {"series_resistance": series_resistance},
         },
-        "matrix": {"type": "instruments.keithley_707.Keithley707", "init": {"outputs": dict(outputs)}},
+        "matrix": {"type": "instruments.drivers.keithley_707.Keithley707", "init": {"outputs": dict(outputs)}},
     }
     content: dict[str, Any] = {name: part | {"address": addresses[name]} for name, part in parts.items()}
     names = {each: each for each in ("smu", "pulser", "matrix")}
-    content["array"] = {"type": "instruments.rack.Rack", "init": names | wiring | {"pulse_limit": pulse_limit}}
+    content["array"] = {"type": "instruments.drivers.rack.Rack", "init": names | wiring | {"pulse_limit": pulse_limit}}
     if clock is not None:
-        content["clock"] = {"type": "instruments.clock.FileClock", "address": str(clock)}
+        content["clock"] = {"type": "instruments.drivers.clock.FileClock", "address": str(clock)}
     path.write_text(yaml.safe_dump({"instruments": content}, sort_keys=False), encoding="utf-8")
     return path
 
@@ -481,7 +481,7 @@ def _validated(path: Path, name: str, driver: type, settings: dict[str, Any]) ->
 def _shipped(kind: type) -> list[str]:
     """Dotted names of the drivers in this package that are of a kind or fill a role."""
     found = []
-    for module in pkgutil.iter_modules(instruments.__path__, "instruments."):
+    for module in pkgutil.iter_modules(drivers.__path__, "instruments.drivers."):
         for name, each in vars(importlib.import_module(module.name)).items():
             own = isinstance(each, type) and issubclass(each, Instrument) and each.__module__ == module.name
             if own and issubclass(each, kind):

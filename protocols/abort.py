@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 from analysis.record import running, send_request
-from instruments.broker_client import BrokerError
-from instruments.roles import InstrumentError
+from instruments.broker.client import BrokerError
+from instruments.roles.interfaces import InstrumentError
 from protocols.left_broker import known_broker, make_station_safe
 
 #: Seconds that a run has to abort by itself, before the broker is asked to make its station safe.

@@ -15,7 +15,7 @@ import xarray as xr
 
 from analysis import step_names
 from analysis.record import Pulse
-from instruments.roles import ArrayCapabilities, LimitError
+from instruments.roles.interfaces import ArrayCapabilities, LimitError
 from mapping.analog_die import AnalogDie
 from mapping.analog_schedule import AnalogBatch, AnalogSchedule, batches_of
 from mapping.converge import BoolArray, CellWrites, ConvergeToTarget, FloatArray, IntArray, Outcome

@@ -2,7 +2,7 @@
 
 Order, always (a needle on a live line can destroy a die):
 
-* leave: `instruments.order.leave`: lines to hard ground, separate, read back that the needles are off, field down;
+* leave: `instruments.roles.order.leave`: lines to hard ground, separate, read back that the needles are off, field down;
 * move: interlocks, separated, step, the index read back must be the one planned;
 * enter: contact, read back, lines to hard ground, electrical contact check with bounded retries (each a little deeper,
   as far as the prober may go; never at a die that shows that it is touched, see `protocols.contact`), limits read back,
@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.record import Record
-from instruments import limits, order
-from instruments.roles import ArrayTester, FieldSource, InstrumentError, LimitError, Prober, ZState
+from instruments.roles import limits, order
+from instruments.roles.interfaces import ArrayTester, FieldSource, InstrumentError, LimitError, Prober, ZState
 from protocols import analog_fingerprint, fingerprint
 from protocols.contact import (
     CONDUCTING_SHARE,
@@ -63,7 +63,7 @@ WAIT_MAX = 31 * 86400.0
 
 
 class Lease(Protocol):
-    """What is told that this program is alive (`instruments.broker_client.BrokerClient`)."""
+    """What is told that this program is alive (`instruments.broker.client.BrokerClient`)."""
 
     def renew(self) -> None:
         """The program makes progress."""
@@ -92,7 +92,7 @@ class Bench:
     lease
         What is told that this program is alive, if somebody watches.
     make_safe
-        Makes the station safe when all else fails; by default the order of `instruments.order.abort`.
+        Makes the station safe when all else fails; by default the order of `instruments.roles.order.abort`.
     report
         Shows progress.
     let_pass

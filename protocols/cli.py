@@ -73,7 +73,7 @@ Trust = Annotated[
 
 def _allow(packages: list[str] | None) -> list[str] | None:
     if packages:
-        from instruments.driver_packages import allow
+        from instruments.foreign.driver_packages import allow
 
         allow(packages)
     return packages
@@ -410,7 +410,7 @@ def _ask(folder: Path, what: str, then: str) -> None:
 
 def _seconds(text: str) -> float:
     """``"30 s"`` as a number."""
-    from instruments.quantities import LEASE
+    from instruments.roles.quantities import LEASE
 
     try:
         return LEASE.read(text)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from instruments.roles import ArrayCapabilities
+from instruments.roles.interfaces import ArrayCapabilities
 from mapping.array_cells import cells_of
 
 FloatArray = NDArray[np.float64]

@@ -1,7 +1,7 @@
 """A prober and an array tester that only count: what a protocol would ask of a station, and what that would cost.
 
 No hardware, no physics: every die is the typical die, every answer the typical answer. Requests are checked against
-the tester's limits by the functions that the drivers use (`instruments.limits`), so what passes here is not refused
+the tester's limits by the functions that the drivers use (`instruments.roles.limits`), so what passes here is not refused
 for a limit at the station. Every duration and every property of a cell is assumed, as said beside it.
 """
 
@@ -13,9 +13,17 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from instruments import limits
-from instruments.frames import LARGEST_PAYLOAD
-from instruments.roles import ArrayCapabilities, DieSite, Direction, IdleMode, LimitError, ProberError, ZState
+from instruments.board_protocol.frames import LARGEST_PAYLOAD
+from instruments.roles import limits
+from instruments.roles.interfaces import (
+    ArrayCapabilities,
+    DieSite,
+    Direction,
+    IdleMode,
+    LimitError,
+    ProberError,
+    ZState,
+)
 from mapping import durations
 from protocols.costing_dies import Cells, typical_die
 
@@ -197,7 +205,7 @@ class CostingProber:
         self._ask()
 
     def _ask(self, exchanges: int = 1) -> None:
-        """Count commands; how many an action takes is as `instruments.sentio` has it, with what it reads back."""
+        """Count commands; how many an action takes is as `instruments.drivers.sentio` has it, with what it reads back."""
         self._costs.prober_requests += exchanges
         self._costs.prober_bytes += exchanges * _PROBER_LINES
 

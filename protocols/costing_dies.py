@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from instruments.roles import ArrayCapabilities
+from instruments.roles.interfaces import ArrayCapabilities
 from mapping.coding import AP, P
 
 BoolArray = NDArray[np.bool_]

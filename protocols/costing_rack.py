@@ -1,4 +1,4 @@
-"""A rack that only counts (`instruments.rack`): cell by cell, with relays in between.
+"""A rack that only counts (`instruments.drivers.rack`): cell by cell, with relays in between.
 
 Every duration is assumed, as said beside it; how many exchanges a request takes is as the drivers have it.
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from instruments import limits
-from instruments.rack_sweep import LEAK_POINTS, check_steps
-from instruments.roles import SweptCell
+from instruments.drivers.rack_sweep import LEAK_POINTS, check_steps
+from instruments.roles import limits
+from instruments.roles.interfaces import SweptCell
 from protocols.costing_bench import CostingTester, Costs
 
 BoolArray = NDArray[np.bool_]

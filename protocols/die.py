@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from instruments.roles import DieSite, InstrumentError
+from instruments.roles.interfaces import DieSite, InstrumentError
 
 
 class DieFault(InstrumentError):

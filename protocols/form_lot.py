@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from rich.table import Table
 
-from instruments.quantities import Compliance, Ohms, PulseLimit, PulseWidth
-from instruments.roles import LimitError
+from instruments.roles.interfaces import LimitError
+from instruments.roles.quantities import Compliance, Ohms, PulseLimit, PulseWidth
 from mapping.array_cells import cells_of
 from mapping.forming import Forming
 from mapping.touch_up import check_writing

@@ -11,7 +11,7 @@ import xarray as xr
 
 from analysis import step_names
 from analysis.record import Pulse
-from instruments.roles import LimitError
+from instruments.roles.interfaces import LimitError
 from mapping.converge import Outcome
 from mapping.forming import Forming, FormingRamps
 from mapping.touch_up import check_writing

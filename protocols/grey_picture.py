@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from analysis import step_names
 from analysis.picture_results import PictureResults, picture_results
 from analysis.record import Record
-from instruments.quantities import PulseLimit, Tolerance
+from instruments.roles.quantities import PulseLimit, Tolerance
 from mapping.analog_die import AnalogDie
 from mapping.analog_schedule import AnalogSchedule, Parallel, build_analog_schedule
 from mapping.conductance_targets import ConductanceTargets, check_tolerance

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from instruments.limits import applied_read_voltage
+from instruments.roles.limits import applied_read_voltage
 from mapping.die_record import CellClass, DieRecord
 from mapping.emulation import weight_unit
 from mapping.multiply import checked_inputs

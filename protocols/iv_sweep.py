@@ -16,8 +16,8 @@ import xarray as xr
 from analysis import step_names
 from analysis.iv_results import IVResults, iv_results
 from analysis.record import Record
-from instruments.quantities import Compliance, Duration, Volts
-from instruments.roles import LimitError
+from instruments.roles.interfaces import LimitError
+from instruments.roles.quantities import Compliance, Duration, Volts
 from mapping.array_cells import cells_of
 from mapping.iv_sweep import IVSweep, Switching, switching_of
 from protocols.bench import Bench, Die
@@ -111,7 +111,7 @@ def sweep_cell(bench: Bench, die: Die, *, row: int, column: int, settings: IVSwe
         SET and RESET, there and back; `g` ``[moment, kernel, row, column]`` (S) before, between and after, the last of
         them also as `g_swept` ``[kernel, row, column]``. Of each half
         ``[half]``: `g_before`, `g_after`, `v_switch`, `i_max` (`mapping.iv_sweep.Switching`), `switched`, `turned` and
-        `leak_change` (`instruments.roles.SweptCell`). Attributes: `cell`, and `moved`: how many other cells have moved.
+        `leak_change` (`instruments.roles.interfaces.SweptCell`). Attributes: `cell`, and `moved`: how many other cells have moved.
         Verdict ``fail`` if the cell switched in neither half.
 
     Raises

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from analysis.record import Batch, Pulse, Record
 from analysis.record_values import keepable
-from instruments import limits
-from instruments.roles import (
+from instruments.roles import limits
+from instruments.roles.interfaces import (
     ArrayCapabilities,
     ArrayTester,
     BusyError,

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import psutil
 
-from instruments.broker_client import BrokerClient, BrokerError
-from instruments.kept_recipes import forget_recipes, make_kept_safe, write_private
-from instruments.off_recipe import Outcome
+from instruments.broker.client import BrokerClient, BrokerError
+from instruments.broker.kept_recipes import forget_recipes, make_kept_safe, write_private
+from instruments.roles.off_recipe import Outcome
 from protocols.trust import state_folder
 
 #: Seconds for a process that was ended to be gone.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import xarray as xr
 
-from instruments.roles import LimitError
+from instruments.roles.interfaces import LimitError
 from mapping.coding import AP, P
 from mapping.converge import ConvergeToTarget
 from mapping.schedule import PulseSettings

@@ -12,7 +12,7 @@ import xarray as xr
 from analysis.own_files import check_output, is_schedule
 from analysis.record import Record
 from analysis.step_names import MEASURE_ANALOG, MEASURE_STATES
-from instruments.quantities import SHARE, VOLT, Dimension
+from instruments.roles.quantities import SHARE, VOLT, Dimension
 from mapping.analog_die import AnalogDie
 from mapping.conductance_targets import check_tolerance
 from mapping.converge import ARRAY, ConvergeToTarget

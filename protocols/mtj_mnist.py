@@ -20,7 +20,7 @@ from analysis import step_names
 from analysis.lot_results import lot_results
 from analysis.record import Record
 from analysis.results import LotResults
-from instruments.quantities import ReadVoltage
+from instruments.roles.quantities import ReadVoltage
 from mapping import training
 from mapping.defects import DefectStatistics
 from mapping.die_record import DieRecord

@@ -14,7 +14,7 @@ import psutil
 
 from analysis.own_files import check_output, is_station, sealed, write_whole
 from analysis.record import Record
-from instruments.broker_client import Broker, BrokerError
+from instruments.broker.client import Broker, BrokerError
 from instruments.plain_yaml import read_text
 from protocols.bench import Bench
 from protocols.left_broker import KnownBroker, broker_file, known_broker, recipes_file
@@ -161,7 +161,7 @@ def _check_same(record: Record, run: int, identities: dict[str, str]) -> None:
 
 def _calibration(array: Any, index: int) -> str:
     """Name of the calibration of a range; a range without one is no fault as long as nobody uses it."""
-    from instruments.roles import InstrumentError
+    from instruments.roles.interfaces import InstrumentError
 
     try:
         return str(array.calibration_id(index))

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from instruments.quantities import NUMBER, Dimension, Whole, in_unit
+from instruments.roles.quantities import NUMBER, Dimension, Whole, in_unit
 
 #: What a text with a unit is in where a plain `float` is annotated, by the first word of its name (``v_read``).
 #: Every other quantity declares its own (``width: Seconds``), and has bounds then.
@@ -128,5 +128,5 @@ def _undeclared(name: str, text: str) -> float:
         return NUMBER.read(text)
     except ValueError as error:
         raise ParameterError(
-            f"{name}: {error}; for a unit, declare it in the protocol, such as {name}: Seconds (instruments.quantities)"
+            f"{name}: {error}; for a unit, declare it in the protocol, such as {name}: Seconds (instruments.roles.quantities)"
         ) from error

@@ -17,8 +17,8 @@ from typing import Any
 
 from analysis.record import Record
 from instruments import station as station_files
-from instruments.keysight_33500 import SOURCE_RESISTANCE
-from instruments.roles import ArrayCapabilities, InstrumentError
+from instruments.drivers.keysight_33500 import SOURCE_RESISTANCE
+from instruments.roles.interfaces import ArrayCapabilities, InstrumentError
 from protocols.costing_bench import Costs, Extremes
 from protocols.parameters import shown
 from protocols.plan_run import CostingStation, PlanRun, Refusal, Tally

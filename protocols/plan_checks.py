@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from instruments import limits
-from instruments.roles import ArrayCapabilities, LimitError
+from instruments.roles import limits
+from instruments.roles.interfaces import ArrayCapabilities, LimitError
 from mapping.analog_schedule import AnalogSchedule
 from mapping.coding import AP, DONT_CARE, P
 from mapping.conductance_targets import TargetError, check_tolerance

@@ -17,7 +17,7 @@ import xarray as xr
 
 from analysis.digest import describe
 from analysis.record import Record
-from instruments.roles import LimitError
+from instruments.roles.interfaces import LimitError
 from mapping.analog_schedule import AnalogSchedule
 from mapping.die_record import DieRecord
 from mapping.schedule import PulseSettings, WriteSchedule

@@ -16,12 +16,12 @@ import xarray as xr
 
 from analysis.record import Record
 from instruments import station as station_files
-from instruments.board_caps import BoardCaps, capabilities
-from instruments.keysight_33500 import SOURCE_RESISTANCE
+from instruments.board_protocol.caps import BoardCaps, capabilities
+from instruments.drivers.keysight_33500 import SOURCE_RESISTANCE
+from instruments.drivers.rack import CURRENT_LIMIT, READ_LIMIT, check_wiring, rack_capabilities
 from instruments.plain_yaml import parse_yaml
-from instruments.quantities import OHM, Whole
-from instruments.rack import CURRENT_LIMIT, READ_LIMIT, check_wiring, rack_capabilities
-from instruments.roles import ArrayCapabilities, CurrentRange, DieSite, InstrumentError
+from instruments.roles.interfaces import ArrayCapabilities, CurrentRange, DieSite, InstrumentError
+from instruments.roles.quantities import OHM, Whole
 from mapping.durations import EXCHANGE
 from mapping.geometry import MTJ_20K
 
@@ -89,7 +89,7 @@ def serial_link(baudrate: int) -> Link:
     return Link(f"serial, {baudrate:,} baud", EXCHANGE, 10 / baudrate)
 
 
-#: Of a serial port whose station file names none: that of `instruments.board`.
+#: Of a serial port whose station file names none: that of `instruments.drivers.board`.
 BAUDRATE = 921600
 #: A board on the local network: half a millisecond for an exchange and 10 MB/s (assumed).
 NETWORK = Link("network", 0.5e-3, 1e-7)

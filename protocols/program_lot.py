@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from instruments.quantities import ReadVoltage
+from instruments.roles.quantities import ReadVoltage
 from mapping.analog_die import AnalogDie
 from mapping.analog_schedule import FORMAT as ANALOG
 from mapping.analog_schedule import AnalogSchedule

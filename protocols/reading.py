@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from instruments.limits import applied_read_voltage
-from instruments.roles import ArrayReader
+from instruments.roles.interfaces import ArrayReader
+from instruments.roles.limits import applied_read_voltage
 
 #: The read range must digitise a short behind its selector: about 480 uS (short 100 Ohm + selector 2 kOhm, assumed).
 LARGEST_CONDUCTANCE = 700e-6

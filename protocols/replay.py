@@ -19,8 +19,8 @@ from rich.console import Console
 
 from analysis.digest import digest
 from analysis.record import COMPUTED, Record, RecordError, Step
-from instruments.broker_client import Broker, BrokerError, ReplayError
-from instruments.own_connections import nobody_connects
+from instruments.broker.client import Broker, BrokerError, ReplayError
+from instruments.foreign.own_connections import nobody_connects
 from instruments.station import load_station
 from protocols import identity
 from protocols.bench import Bench

@@ -20,7 +20,7 @@ from analysis import step_names
 from analysis.digest import describe
 from analysis.record import COMPUTED, Record, Step
 from analysis.record_values import keepable
-from instruments.roles import DieSite, InstrumentError
+from instruments.roles.interfaces import DieSite, InstrumentError
 from protocols import identity
 from protocols.bench import Bench, Die, DieFault, NoContactError
 from protocols.carried import Asked, carried, due_retests

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from analysis.record import VERDICTS, Verdict
-from instruments.roles import DieSite
+from instruments.roles.interfaces import DieSite
 from protocols.bench import Die
 
 

@@ -24,7 +24,7 @@ from analysis.results import LotResults
 from analysis.run_numbers import run_numbers
 from analysis.summary import summary
 from analysis.table import print_lot
-from instruments.roles import InstrumentError
+from instruments.roles.interfaces import InstrumentError
 from protocols.console import command, console, say
 from protocols.execute import execute, status_of
 from protocols.iv_table import print_iv

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from analysis import step_names
 from analysis.moons_results import MoonsResults, moons_results
 from analysis.record import Record
-from instruments.quantities import Tolerance
+from instruments.roles.quantities import Tolerance
 from mapping import closed_loop, written_dies
 from mapping.analog_die import AnalogDie
 from mapping.analog_schedule import AnalogSchedule, Parallel, build_analog_schedule

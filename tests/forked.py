@@ -28,15 +28,15 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from instruments import broker_client
+from instruments.broker import client as broker_client
 
 POSSIBLE = hasattr(os, "fork") and hasattr(socket, "send_fds")
 #: Where the interpreter that forks is reached, for programs that start others themselves.
 PLACE = "XBARLAB_TEST_FORKS"
 #: What it loads beforehand; none of it is a program.
 LOADED = ("protocols.execute", "protocols.resume", "protocols.show", "protocols.trust", "instruments.station",
-          "instruments.board", "instruments.sentio", "instruments.rack", "analysis.record", "sim_backends.station",
-          "instruments.broker", "pyvisa", "pyvisa_py", "dask.array", "pint", "dying_xbar", "short_lot")  # fmt: skip
+          "instruments.drivers.board", "instruments.drivers.sentio", "instruments.drivers.rack", "analysis.record", "sim_backends.station",
+          "instruments.broker.process", "pyvisa", "pyvisa_py", "dask.array", "pint", "dying_xbar", "short_lot")  # fmt: skip
 _ONE_AT_A_TIME = threading.Lock()
 _SERVERS: list[subprocess.Popen[bytes]] = []
 _MESSAGE = 1 << 20
@@ -170,7 +170,7 @@ class _Served(Forked):
 def fork_brokers() -> None:
     """From now on brokers of this process are started as forks."""
     if POSSIBLE:
-        broker_client.start_interpreter = lambda errors: _Served("instruments.broker:main", [], errors)
+        broker_client.start_interpreter = lambda errors: _Served("instruments.broker.process:main", [], errors)
 
 
 def _fork_stations() -> None:

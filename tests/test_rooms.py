@@ -70,7 +70,7 @@ def test_help_loads_nothing_heavy():
 @pytest.mark.parametrize("python_path", ["", ".", os.pathsep])
 def test_a_process_of_ours_imports_nothing_from_the_working_folder(tmp_path, monkeypatch, python_path):
     """A `yaml.py` that lies where the user happens to be is not what we import."""
-    from instruments.broker_client import Broker
+    from instruments.broker.client import Broker
     from sim_backends.station_process import spawn_station
 
     for name in ("yaml", "random", "serial", "psutil", "numpy", "site"):

@@ -2,7 +2,7 @@
 
 Every value has a dimension, declared where the entry is declared, and a bound beyond which it is a slip of the pen. A
 text is the decimal number that it says, rounded once, or it is refused; the grammar is that of
-`instruments.quantities`, which this side of the wire may not import: a number, an exponent or a prefix, a unit.
+`instruments.roles.quantities`, which this side of the wire may not import: a number, an exponent or a prefix, a unit.
 """
 
 from __future__ import annotations

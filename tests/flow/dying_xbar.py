@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from analysis.record import Record
-from instruments.board_link import BoardLink
-from instruments.broker_client import Link
-from instruments.broker_messages import Operation
-from instruments.frames import Opcode
+from instruments.board_protocol.frames import Opcode
+from instruments.board_protocol.link import BoardLink
+from instruments.broker.client import Link
+from instruments.broker.messages import Operation
 from protocols.bench import Bench
 from protocols.cli import main
 from protocols.open_station import StationOpener

@@ -550,8 +550,8 @@ def bomb(key, level="[{0}, {0}, {0}, {0}, {0}, {0}, {0}, {0}, {0}]", levels=9):
 
 
 CODE = "!!python/object/apply:os.system ['touch MARKER']"
-PROBER = "  prober: {type: instruments.sentio.Sentio, address: x}\n"
-BOARD = "type: instruments.board.FramedBoard, address: x"
+PROBER = "  prober: {type: instruments.drivers.sentio.Sentio, address: x}\n"
+BOARD = "type: instruments.drivers.board.FramedBoard, address: x"
 
 
 def an_array(entry):
@@ -576,9 +576,9 @@ STATIONS = {
     "a date that is none": "instruments: 2026-99-99\n",
     "no array": "instruments: {}\n",
     "unknown section": "instruments: {}\nlot: mtj\n",
-    "unknown key": an_array("type: instruments.board.FramedBoard, adress: COM4"),
+    "unknown key": an_array("type: instruments.drivers.board.FramedBoard, adress: COM4"),
     "unknown setting": an_array(f"{BOARD}, init: {{volts: 3}}"),
-    "wrong type": an_array("type: instruments.board.FramedBoard, address: [1, 2]"),
+    "wrong type": an_array("type: instruments.drivers.board.FramedBoard, address: [1, 2]"),
     "wrong unit": an_array(f"{BOARD}, init: {{pulse_limit: 3 kg}}"),
     "no YAML": "instruments: [\n",
     "two documents": "a: 1\n---\nb: 2\n",
@@ -589,7 +589,7 @@ STATIONS = {
     "builtins": an_array("type: builtins.eval, init: {source: x}"),
     "no such module": an_array("type: nowhere.Board"),
     "relative": an_array("type: ..Board"),
-    "another role": an_array("type: instruments.sentio.Sentio, address: x"),
+    "another role": an_array("type: instruments.drivers.sentio.Sentio, address: x"),
     "a base class": an_array("type: qcodes.instrument.Instrument"),
     "a further one that is none": an_array(BOARD) + "  more: {type: qcodes.station.Station}\n",
 }

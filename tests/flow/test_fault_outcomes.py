@@ -21,7 +21,7 @@ from rich.console import Console
 
 from analysis import record_database
 from analysis.record import Pulse, Record, RecordError
-from instruments.roles import (
+from instruments.roles.interfaces import (
     ArrayCapabilities,
     CurrentRange,
     InstrumentError,
@@ -119,9 +119,9 @@ class FaultyStation:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     """Attempts follow each other faster than they would at a bench."""
-    monkeypatch.setattr("instruments.sentio.PAUSES", (0.02, 0.1, 0.6))
-    monkeypatch.setattr("instruments.sentio.BUSY_PAUSES", (0.05,) * 4)
-    monkeypatch.setattr("instruments.board_link.PAUSE", 0.02)
+    monkeypatch.setattr("instruments.drivers.sentio.PAUSES", (0.02, 0.1, 0.6))
+    monkeypatch.setattr("instruments.drivers.sentio.BUSY_PAUSES", (0.05,) * 4)
+    monkeypatch.setattr("instruments.board_protocol.link.PAUSE", 0.02)
     monkeypatch.setattr("protocols.ledgered_tester.NOT_FIRED_PAUSES", (0.05,) * 3)
 
 

@@ -12,7 +12,7 @@ import pytest
 from damaged_replies import DRIVERS, SHARE, DamagingBroker, services, trial
 from fuzz_standins import dialects, fuzz, over_sockets, stations
 
-from instruments.wire import through
+from instruments.wire.sessions import through
 from sim_backends.station import Station
 
 SEED = 12

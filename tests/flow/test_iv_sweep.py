@@ -9,7 +9,7 @@ from in_process import simulated_station
 
 from analysis.record import Record
 from analysis.step_names import SWEEP_CELL
-from instruments.roles import LinkError
+from instruments.roles.interfaces import LinkError
 from instruments.station import load_station
 from mapping.iv_sweep import IVSweep
 from protocols.analog_fingerprint import last_known

@@ -22,8 +22,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from qcodes.instrument import Instrument
 
 from analysis.record import Pulse, Record
-from instruments.board import FramedBoard
-from instruments.roles import InstrumentError, LimitError
+from instruments.drivers.board import FramedBoard
+from instruments.roles.interfaces import InstrumentError, LimitError
 from protocols import ledgered_tester
 from protocols.ledgered_tester import LedgeredTester
 from sim_backends.array.lot import BUILT_IN
@@ -244,7 +244,7 @@ def run_machine(monkeypatch, examples: int, steps: int) -> None:
     from hypothesis.stateful import run_state_machine_as_test
 
     monkeypatch.setattr(ledgered_tester, "NOT_FIRED_PAUSES", (0.0, 0.0, 0.0))
-    monkeypatch.setattr("instruments.board_link.PAUSE", 0.001)
+    monkeypatch.setattr("instruments.board_protocol.link.PAUSE", 0.001)
     how = settings(max_examples=examples, stateful_step_count=steps, deadline=None,
                    suppress_health_check=list(HealthCheck))  # fmt: skip
     run_state_machine_as_test(Ledger, settings=how)

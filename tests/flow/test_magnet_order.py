@@ -19,7 +19,7 @@ def station(tmp_path):
     with serve_here({"lot": "mtj", "seed": 0, "log": log, "magnet": {}}) as served:
         file = write_station(tmp_path / "station.yaml", served.prober, served.board)
         content = yaml.safe_load(file.read_text())
-        magnet = {"type": "instruments.kepco.KepcoMagnet", "address": served.addresses["magnet"]}
+        magnet = {"type": "instruments.drivers.kepco.KepcoMagnet", "address": served.addresses["magnet"]}
         content["instruments"]["magnet"] = magnet | {"init": {"tesla_per_ampere": 0.1, "current_limit": "2 A"}}
         file.write_text(yaml.safe_dump(content))
         with load_station(file) as loaded:

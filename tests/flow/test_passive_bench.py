@@ -5,7 +5,7 @@ import pytest
 from in_process import serve_here
 
 from analysis.record import Pulse
-from instruments.roles import LimitError
+from instruments.roles.interfaces import LimitError
 from instruments.station import load_station, write_station
 from protocols.pytest_plugin import LotChoice
 

@@ -20,7 +20,7 @@ PROGRAM = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from instruments.broker_client import Broker
+from instruments.broker.client import Broker
 from instruments.station import load_station
 
 mask = np.zeros((8, 8), dtype=bool)

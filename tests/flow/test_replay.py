@@ -13,7 +13,7 @@ import pytest
 from command_line import start_xbar, wait_for, xbar
 
 from analysis.record import Record
-from instruments.traffic import Kind, TrafficWriter, read_traffic
+from instruments.wire.traffic import Kind, TrafficWriter, read_traffic
 from protocols.open_station import traffic_file
 from protocols.provenance import made_by
 from protocols.replay import replay

@@ -3,8 +3,8 @@
 import pytest
 from scripted_peers import ScriptedBoard, ScriptedSentio
 
-from instruments.board import FramedBoard
-from instruments.sentio import Sentio
+from instruments.drivers.board import FramedBoard
+from instruments.drivers.sentio import Sentio
 
 
 @pytest.fixture

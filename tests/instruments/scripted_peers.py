@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import numpy as np
 
-from instruments.frames import Frame, Opcode, Status, decode, encode
+from instruments.board_protocol.frames import Frame, Opcode, Status, decode, encode
 
 GAIN = 1e-4 / 2000
 OFFSET = 2048.0

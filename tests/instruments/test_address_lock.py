@@ -8,14 +8,14 @@ import sys
 
 import pytest
 
-from instruments import address_lock
-from instruments.address_lock import AddressLock, InUseError, address_name, shared_folder
-from instruments.roles import InstrumentError
-from instruments.wire import open_port
+from instruments.roles.interfaces import InstrumentError
+from instruments.wire import address_lock
+from instruments.wire.address_lock import AddressLock, InUseError, address_name, shared_folder
+from instruments.wire.sessions import open_port
 
 HOLDER = """
 import sys
-from instruments import address_lock
+from instruments.wire import address_lock
 address_lock.say_purpose("broker of /home/bob/bench.yaml \\x1b[31m")
 lock = address_lock.AddressLock("visa", sys.argv[1])
 lock.acquire()

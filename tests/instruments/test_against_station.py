@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from in_process import serve_here
 
-from instruments.board_link import BoardError
-from instruments.roles import LimitError, ZState
+from instruments.board_protocol.link import BoardError
+from instruments.roles.interfaces import LimitError, ZState
 from instruments.station import load_station, write_station
 
 

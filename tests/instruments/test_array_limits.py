@@ -8,11 +8,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scripted_peers import CAPS
 
-from instruments import limits
-from instruments.board import _bits, _chunks, _line_bits
-from instruments.board_caps import capabilities, parse_caps
-from instruments.calibration import Calibration
-from instruments.roles import LimitError
+from instruments.board_protocol.calibration import Calibration
+from instruments.board_protocol.caps import capabilities, parse_caps
+from instruments.drivers.board import _bits, _chunks, _line_bits
+from instruments.roles import limits
+from instruments.roles.interfaces import LimitError
 
 BOARD = capabilities(parse_caps(json.dumps(CAPS), "test"))
 

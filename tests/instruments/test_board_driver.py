@@ -17,10 +17,10 @@ from scripted_peers import (
     send_twice,
 )
 
-from instruments.board import FramedBoard
-from instruments.board_link import BoardError
-from instruments.frames import Frame, Opcode, Status, decode, encode
-from instruments.roles import InstrumentError, LimitError, LinkError, PulseNotFiredError, UnknownOutcomeError
+from instruments.board_protocol.frames import Frame, Opcode, Status, decode, encode
+from instruments.board_protocol.link import BoardError
+from instruments.drivers.board import FramedBoard
+from instruments.roles.interfaces import InstrumentError, LimitError, LinkError, PulseNotFiredError, UnknownOutcomeError
 
 CURRENTS = 1e-6 * (np.arange(3)[:, None] + 0.1 * np.arange(4)[None, :])
 ONE = np.zeros((3, 4), dtype=bool)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from scripted_peers import ScriptedBoard, delay, disconnect, lose_reply
 
-from instruments import board_link
-from instruments.board import FramedBoard
-from instruments.frames import Opcode
-from instruments.roles import BusyError, Executed, LinkError, PulseNotFiredError, UnknownOutcomeError
+from instruments.board_protocol import link as board_link
+from instruments.board_protocol.frames import Opcode
+from instruments.drivers.board import FramedBoard
+from instruments.roles.interfaces import BusyError, Executed, LinkError, PulseNotFiredError, UnknownOutcomeError
 
 pytestmark = pytest.mark.slow
 

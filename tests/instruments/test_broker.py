@@ -17,26 +17,26 @@ import pytest
 from in_process import serve_here
 from scripted_peers import ScriptedSentio, delay, lose_reply
 
-from instruments import broker as server
-from instruments.board_link import BoardLink
-from instruments.broker import STRANGERS
-from instruments.broker_client import Broker, BrokerClient, BrokerError, ReleasedError
-from instruments.broker_messages import HEAD, LARGEST, Channel, Operation
-from instruments.frames import Opcode
-from instruments.kept_recipes import kept_devices
-from instruments.off_recipe import OffRecipe, OffStep, Stage, make_safe
-from instruments.roles import InstrumentError
-from instruments.sentio import Sentio
+from instruments.board_protocol.frames import Opcode
+from instruments.board_protocol.link import BoardLink
+from instruments.broker import process as server
+from instruments.broker.client import Broker, BrokerClient, BrokerError, ReleasedError
+from instruments.broker.kept_recipes import kept_devices
+from instruments.broker.messages import HEAD, LARGEST, Channel, Operation
+from instruments.broker.process import STRANGERS
+from instruments.drivers.sentio import Sentio
+from instruments.roles.interfaces import InstrumentError
+from instruments.roles.off_recipe import OffRecipe, OffStep, Stage, make_safe
 from instruments.station import load_station, write_station
-from instruments.traffic import Kind, read_traffic
-from instruments.wire import open_port, open_visa, through
+from instruments.wire.sessions import open_port, open_visa, through
+from instruments.wire.traffic import Kind, read_traffic
 
 pytestmark = pytest.mark.slow
 
 OWNER = """
 import sys, threading, time
 from pathlib import Path
-from instruments.broker_client import Broker
+from instruments.broker.client import Broker
 from instruments.station import load_station
 file, fate = Path(sys.argv[1]), sys.argv[2]
 broker = Broker(file, traffic=file.with_name(fate + ".traffic"))
@@ -327,7 +327,7 @@ def test_a_killed_broker_is_noticed_at_once_and_replaced(start, parts, peer_boar
 @pytest.fixture
 def impatient(monkeypatch):
     """A broker must say sooner that it lives than at a bench."""
-    monkeypatch.setattr("instruments.broker_client._ALIVE", 1.0)
+    monkeypatch.setattr("instruments.broker.client._ALIVE", 1.0)
 
 
 def halt(broker):
@@ -581,7 +581,7 @@ def test_what_a_session_does_not_know_is_refused(start, parts):
 
 
 def test_an_owner_that_never_comes_is_not_waited_for():
-    code = "import instruments.broker as b; b.OWNER_PATIENCE = 0.3; b.main()"
+    code = "import instruments.broker.process as b; b.OWNER_PATIENCE = 0.3; b.main()"
     settings = {"token": "t", "lease": 1.0}
     done = subprocess.run([sys.executable, "-c", code], input=json.dumps(settings) + "\n", text=True,
                           capture_output=True, timeout=10, check=True)  # fmt: skip
@@ -595,9 +595,9 @@ def test_a_forked_child_does_not_stand_in_for_its_owner(tmp_path, peer_board):
     code = """
 import os, signal, sys, time
 from pathlib import Path
-from instruments.board_link import BoardLink
-from instruments.broker_client import Broker
-from instruments.wire import open_port, through
+from instruments.board_protocol.link import BoardLink
+from instruments.broker.client import Broker
+from instruments.wire.sessions import open_port, through
 broker = Broker(Path(sys.argv[1]))
 with through(broker):
     link = BoardLink(open_port(sys.argv[2]))

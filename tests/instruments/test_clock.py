@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from instruments.clock import FileClock
+from instruments.drivers.clock import FileClock
 
 
 @pytest.fixture

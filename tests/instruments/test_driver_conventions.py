@@ -9,9 +9,9 @@ import sys
 import pytest
 from qcodes.instrument import Instrument
 
-import instruments
-from instruments.held_drivers import PyMeasureInstrument
-from instruments.roles import ArrayTester, Clock, FieldSource, Prober, Pulser, SourceMeter, SwitchMatrix
+from instruments import drivers as package
+from instruments.foreign.held_drivers import PyMeasureInstrument
+from instruments.roles.interfaces import ArrayTester, Clock, FieldSource, Prober, Pulser, SourceMeter, SwitchMatrix
 
 ROLES = (Prober, ArrayTester, FieldSource, Clock, SourceMeter, Pulser, SwitchMatrix)
 
@@ -19,7 +19,7 @@ ROLES = (Prober, ArrayTester, FieldSource, Clock, SourceMeter, Pulser, SwitchMat
 def drivers():
     """All drivers of the package that are of an instrument; one that holds another package's driver has its roles."""
     found = []
-    for module in pkgutil.iter_modules(instruments.__path__, "instruments."):
+    for module in pkgutil.iter_modules(package.__path__, "instruments.drivers."):
         for each in vars(importlib.import_module(module.name)).values():
             ours = isinstance(each, type) and issubclass(each, Instrument) and each.__module__ == module.name
             if ours and each is not PyMeasureInstrument:
@@ -74,5 +74,5 @@ def test_closing_twice_is_harmless(name, request):
 
 def test_roles_and_limits_are_light():
     heavy = "{'qcodes', 'pyvisa', 'serial', 'pydantic'}"
-    code = f"import instruments.roles, instruments.limits, sys; assert not {heavy} & set(sys.modules)"
+    code = f"import instruments.roles.interfaces, instruments.roles.limits, sys; assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -9,7 +9,7 @@ from cobs import cobs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instruments.frames import LARGEST_PAYLOAD, Frame, FrameError, Opcode, _crc, decode, encode
+from instruments.board_protocol.frames import LARGEST_PAYLOAD, Frame, FrameError, Opcode, _crc, decode, encode
 
 BYTE = st.integers(0, 255)
 

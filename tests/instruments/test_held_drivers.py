@@ -7,15 +7,15 @@ import yaml
 from qcodes.instrument import Instrument
 from source_meter import ScriptedSourceMeter
 
-from instruments import driver_packages, off_rules
-from instruments.broker_client import Broker, ReplayError
-from instruments.driver_packages import DriverError
-from instruments.off_recipe import Stage
-from instruments.off_rules import OffRule, off_rule
-from instruments.own_connections import OwnConnectionError
-from instruments.roles import InstrumentError, LinkError
+from instruments.broker.client import Broker, ReplayError
+from instruments.foreign import driver_packages, off_rules
+from instruments.foreign.driver_packages import DriverError
+from instruments.foreign.off_rules import OffRule, off_rule
+from instruments.foreign.own_connections import OwnConnectionError
+from instruments.roles.interfaces import InstrumentError, LinkError
+from instruments.roles.off_recipe import Stage
 from instruments.station import StationFileError, check_station, instruments_not_ours, load_station, write_station
-from instruments.traffic import Kind, read_traffic
+from instruments.wire.traffic import Kind, read_traffic
 
 QCODES = "qcodes.instrument_drivers.Keithley.Keithley2450"
 PYMEASURE = "pymeasure.instruments.keithley.Keithley2450"

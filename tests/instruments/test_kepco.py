@@ -10,12 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from qcodes.instrument import Instrument
 
-from instruments import kepco
-from instruments.kepco import KepcoMagnet
-from instruments.off_recipe import Device, Stage, make_safe
-from instruments.roles import FieldSource, InstrumentError, LimitError, LinkError
-from instruments.transports import transport_of
-from instruments.wire import VisaSession
+from instruments.drivers import kepco
+from instruments.drivers.kepco import KepcoMagnet
+from instruments.roles.interfaces import FieldSource, InstrumentError, LimitError, LinkError
+from instruments.roles.off_recipe import Device, Stage, make_safe
+from instruments.wire.sessions import VisaSession
+from instruments.wire.transports import transport_of
 from sim_backends.clock import StationClock
 from sim_backends.kepco import Kepco, KepcoSpec
 from sim_backends.physical_log import PhysicalLog

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instruments.off_recipe import DISCHARGE, Device, KeepAlive, OffRecipe, OffStep, Stage, make_safe
+from instruments.roles.off_recipe import DISCHARGE, Device, KeepAlive, OffRecipe, OffStep, Stage, make_safe
 
 
 class Wire:

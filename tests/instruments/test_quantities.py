@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from instruments import quantities
-from instruments.quantities import CELSIUS, METRE, NUMBER, OHM, SECOND, SHARE, VOLT, Dimension, Whole
+from instruments.roles import quantities
+from instruments.roles.quantities import CELSIUS, METRE, NUMBER, OHM, SECOND, SHARE, VOLT, Dimension, Whole
 
 PULSE = VOLT.within(0.0, 20.0, above=True, example="900 mV")
 OVERTRAVEL = METRE.within(0.0, 1e-3, example="50 um")

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from instruments.keithley_707 import check_route
-from instruments.roles import (
+from instruments.drivers.keithley_707 import check_route
+from instruments.roles.interfaces import (
     CompliancePolicyError,
     InstrumentError,
     InterlockError,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from test_rack import opened
 
-from instruments.rack_sweep import bias_of
-from instruments.roles import CellSweeper, InstrumentError, InterlockError, LimitError
+from instruments.drivers.rack_sweep import bias_of
+from instruments.roles.interfaces import CellSweeper, InstrumentError, InterlockError, LimitError
 from sim_backends.array.devices.tio2 import DEFAULT, V_READ
 
 pytestmark = pytest.mark.slow

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from scripted_peers import Peer, ScriptedBoard, ScriptedSentio, damage_reply, disconnect, lose_reply
 
-from instruments.board import FramedBoard
-from instruments.broker_client import Broker, ReplayError
-from instruments.frames import Opcode
-from instruments.roles import InstrumentError, LinkError
-from instruments.sentio import Sentio
-from instruments.traffic import Entry, Kind, TrafficWriter, read_traffic
-from instruments.wire import open_port, open_visa, through
+from instruments.board_protocol.frames import Opcode
+from instruments.broker.client import Broker, ReplayError
+from instruments.drivers.board import FramedBoard
+from instruments.drivers.sentio import Sentio
+from instruments.roles.interfaces import InstrumentError, LinkError
+from instruments.wire.sessions import open_port, open_visa, through
+from instruments.wire.traffic import Entry, Kind, TrafficWriter, read_traffic
 
 pytestmark = pytest.mark.slow
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instruments.roles import DieSite, LinkError, ProberError, ZState
-from instruments.sentio import Sentio
-from instruments.sentio_reply import parse
+from instruments.drivers.sentio import Sentio
+from instruments.drivers.sentio_reply import parse
+from instruments.roles.interfaces import DieSite, LinkError, ProberError, ZState
 
 C0, C1, C2 = (DieSite(column, 0) for column in range(3))
 
@@ -167,14 +167,14 @@ class TestFaults:
 
     @pytest.mark.parametrize("garbage", ["what", "0,0", "0,0,x,y,z"])
     def test_a_garbled_answer_is_asked_again_a_few_times(self, sentio, peer_sentio, garbage, monkeypatch):
-        monkeypatch.setattr("instruments.sentio.PAUSES", (0.01, 0.01))
+        monkeypatch.setattr("instruments.drivers.sentio.PAUSES", (0.01, 0.01))
         peer_sentio.script["map:die:get_current_index"] = [garbage] * 5
         with pytest.raises(LinkError, match=r"does not answer.*3 times.*no other program"):
             sentio.where()
         assert sentio.where() is None
 
     def test_what_is_not_allowed_now_is_commanded_again(self, sentio, peer_sentio, monkeypatch):
-        monkeypatch.setattr("instruments.sentio.BUSY_PAUSES", (0.01, 0.01))
+        monkeypatch.setattr("instruments.drivers.sentio.BUSY_PAUSES", (0.01, 0.01))
         peer_sentio.script["map:step_next_die"] = ["12,0,not now", "12,0,not now"]
         sentio.first_die()
         assert sentio.next_die() == C1

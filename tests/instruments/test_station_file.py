@@ -15,10 +15,10 @@ from qcodes.utils import NumpyJSONEncoder
 from scripted_peers import disconnect
 
 from instruments import station as station_module
-from instruments.board import FramedBoard
-from instruments.frames import Opcode
-from instruments.roles import ArrayTester, InstrumentError, LinkError, Prober
-from instruments.sentio import Sentio
+from instruments.board_protocol.frames import Opcode
+from instruments.drivers.board import FramedBoard
+from instruments.drivers.sentio import Sentio
+from instruments.roles.interfaces import ArrayTester, InstrumentError, LinkError, Prober
 from instruments.station import StationFileError, check_station, load_station, understood, write_station
 
 
@@ -182,10 +182,13 @@ def test_a_station_may_have_its_own_clock(tmp_path, peer_sentio, peer_board):
         ({"array": {"address": None}}, ["instruments.array.init.address", "required"]),
         (
             {"array": {"type": "instruments.bord.FramedBoard"}},
-            ["instruments.array.type", "instruments.board.FramedBoard"],
+            ["instruments.array.type", "instruments.drivers.board.FramedBoard"],
         ),
-        ({"array": {"type": "instruments.sentio.Sentio"}}, ["does not fill", "ArrayTester", "instruments.board.Fra"]),
-        ({"array": {"type": "instruments.board.BoardLink"}}, ["no QCoDeS instrument"]),
+        (
+            {"array": {"type": "instruments.drivers.sentio.Sentio"}},
+            ["does not fill", "ArrayTester", "instruments.drivers.board.Fra"],
+        ),
+        ({"array": {"type": "instruments.drivers.board.BoardLink"}}, ["no QCoDeS instrument"]),
         ({"array": {"type": None}}, ["instruments.array.type", "required"]),
     ],
 )

@@ -12,9 +12,9 @@ from cobs import cobs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instruments.broker_client import Broker
-from instruments.recording import Recording
-from instruments.traffic import LARGE, MAGIC, Kind, TrafficError, TrafficWriter, read_traffic
+from instruments.broker.client import Broker
+from instruments.wire.recording import Recording
+from instruments.wire.traffic import LARGE, MAGIC, Kind, TrafficError, TrafficWriter, read_traffic
 
 sizes = st.sampled_from([0, 1, LARGE - 1, LARGE, LARGE + 1, 4095, 4096, 4097, 9001])
 payloads = st.builds(lambda size, seed: random.Random(seed).randbytes(size), sizes, st.integers(0, 3))
@@ -177,7 +177,7 @@ def test_a_full_disk_leaves_no_gap(tmp_path):
 
 
 def test_a_disk_that_stays_full_costs_a_bounded_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("instruments.traffic.KEPT", 50_000)
+    monkeypatch.setattr("instruments.wire.traffic.KEPT", 50_000)
     writer = TrafficWriter(tmp_path / "run.traffic")
     writer._file = FullDisk(writer._file, 5000)
     for number in range(40):

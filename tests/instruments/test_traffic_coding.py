@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instruments.frames import END, Frame, Opcode, encode
-from instruments.traffic_coding import fold, unfold
+from instruments.board_protocol.frames import END, Frame, Opcode, encode
+from instruments.wire.traffic_coding import fold, unfold
 
 
 def answer(codes):

@@ -6,9 +6,9 @@ import time
 import numpy as np
 import pytest
 
-from instruments.broker_client import Broker
-from instruments.roles import InstrumentError, LinkError
-from instruments.wire import open_library, through
+from instruments.broker.client import Broker
+from instruments.roles.interfaces import InstrumentError, LinkError
+from instruments.wire.sessions import open_library, through
 
 METER = "vendor_package:Meter"
 

@@ -9,9 +9,9 @@ from contextlib import suppress
 import pytest
 from scripted_peers import Peer
 
-from instruments.broker_client import Broker
-from instruments.roles import InstrumentError, LinkError
-from instruments.wire import PortSession, VisaSession, open_port, open_visa, through
+from instruments.broker.client import Broker
+from instruments.roles.interfaces import InstrumentError, LinkError
+from instruments.wire.sessions import PortSession, VisaSession, open_port, open_visa, through
 
 pytestmark = pytest.mark.slow
 
@@ -185,7 +185,7 @@ def test_closing_twice_is_harmless(talk):
 
 
 def test_a_port_that_never_ends_its_message_is_out_of_step(parrot, monkeypatch):
-    monkeypatch.setattr("instruments.transports.LARGEST_MESSAGE", 1000)
+    monkeypatch.setattr("instruments.wire.transports.LARGEST_MESSAGE", 1000)
     session = open_port(f"socket://127.0.0.1:{parrot.port}", timeout=2)
     session.send(b"x" * 5000 + b"\n")
     with pytest.raises(LinkError, match="without an end"):

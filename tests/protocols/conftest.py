@@ -9,9 +9,9 @@ import pytest
 import yaml
 from in_process import simulated_station, stations_here
 
-from instruments.board_link import BoardLink
-from instruments.frames import Opcode
-from instruments.wire import open_port
+from instruments.board_protocol.frames import Opcode
+from instruments.board_protocol.link import BoardLink
+from instruments.wire.sessions import open_port
 
 
 @dataclass(frozen=True)

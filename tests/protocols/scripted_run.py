@@ -3,7 +3,7 @@
 import numpy as np
 
 from analysis.record import Record
-from instruments.roles import DieSite
+from instruments.roles.interfaces import DieSite
 from protocols.bench import ContactCheck
 from protocols.carried import bury, interrupted
 from protocols.run import Run, RunSettings

@@ -10,11 +10,11 @@ import psutil
 import pytest
 
 from analysis.record import Record, RecordError
-from instruments.board_link import BoardLink
-from instruments.broker_client import Broker, BrokerError
-from instruments.frames import Opcode
-from instruments.sentio import Sentio
-from instruments.wire import open_port, through
+from instruments.board_protocol.frames import Opcode
+from instruments.board_protocol.link import BoardLink
+from instruments.broker.client import Broker, BrokerError
+from instruments.drivers.sentio import Sentio
+from instruments.wire.sessions import open_port, through
 from protocols.abort import NotSafeError, abort
 from protocols.left_broker import KnownBroker, broker_file, known_broker, recipes_file
 from protocols.open_station import _left_by_an_earlier_run

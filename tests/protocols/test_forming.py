@@ -7,7 +7,7 @@ import pytest
 from in_process import simulated_station
 
 from analysis.record import Record
-from instruments.roles import LimitError
+from instruments.roles.interfaces import LimitError
 from instruments.station import load_station
 from mapping.converge import Outcome
 from mapping.forming import Forming

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from analysis.record import Batch, Pulse, Record
-from instruments.roles import (
+from instruments.roles.interfaces import (
     ArrayCapabilities,
     ArrayTester,
     BusyError,

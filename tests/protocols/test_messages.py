@@ -151,8 +151,8 @@ def test_a_setting_that_the_driver_does_not_have(with_station):
 
 
 def test_an_unknown_instrument_type(with_station):
-    says = ["instruments.prober.type", "instruments.sentio.Prober", "instruments.sentio.Sentio"]
-    with_station(lambda i: i["prober"].update(type="instruments.sentio.Prober"), says=says)
+    says = ["instruments.prober.type", "instruments.drivers.sentio.Prober", "instruments.drivers.sentio.Sentio"]
+    with_station(lambda i: i["prober"].update(type="instruments.drivers.sentio.Prober"), says=says)
 
 
 def test_a_port_nobody_listens_on(with_station):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from instruments.quantities import PulseWidth, Share
+from instruments.roles.quantities import PulseWidth, Share
 from protocols.catalogue import SHIPPED, find
 from protocols.parameters import ParameterError, dimension_of, parameters_of, parse, shown
 

@@ -12,10 +12,10 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from analysis.record import Record
-from instruments.board_caps import BoardCaps, capabilities
-from instruments.roles import ArrayTester, DieSite, LimitError, Prober
+from instruments.board_protocol.caps import BoardCaps, capabilities
+from instruments.roles.interfaces import ArrayTester, DieSite, LimitError, Prober
 from instruments.station import write_station
-from instruments.traffic import Kind, read_traffic
+from instruments.wire.traffic import Kind, read_traffic
 from mapping.geometry import MTJ_20K
 from mapping.placement import place
 from mapping.schedule import PulseSettings, StationTimes, build_schedule
@@ -407,8 +407,8 @@ def test_instruments_that_are_not_ours_are_shown(tmp_path, xbar):
     ):
         (tmp_path / "lab.yaml").write_text(
             "instruments:\n"
-            "  prober: {type: instruments.sentio.Sentio, address: 'TCPIP::127.0.0.1::1::SOCKET'}\n"
-            "  array: {type: instruments.board.FramedBoard, address: 'socket://127.0.0.1:2'}\n"
+            "  prober: {type: instruments.drivers.sentio.Sentio, address: 'TCPIP::127.0.0.1::1::SOCKET'}\n"
+            "  array: {type: instruments.drivers.board.FramedBoard, address: 'socket://127.0.0.1:2'}\n"
             f"  meter: {{type: {type}, address: 'GPIB0::24::INSTR'}}\n"
         )
         done = xbar("plan", "mtj-mnist", "--station", tmp_path / "lab.yaml", "--dies", 1)

@@ -10,9 +10,9 @@ from in_process import stations_here
 from rich.console import Console
 
 from analysis.record import Record
-from instruments.roles import ArrayTester, CellSweeper
+from instruments.roles.interfaces import ArrayTester, CellSweeper
 from instruments.station import write_rack_station, write_station
-from instruments.traffic import Kind, read_traffic
+from instruments.wire.traffic import Kind, read_traffic
 from mapping.analog_schedule import build_analog_schedule
 from mapping.conductance_targets import ConductanceTargets
 from mapping.converge import ARRAY

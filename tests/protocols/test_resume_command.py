@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from instruments.roles import InstrumentError
+from instruments.roles.interfaces import InstrumentError
 from protocols.run import protocol
 
 

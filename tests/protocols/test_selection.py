@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scripted_run import start_run
 
 from analysis.record import VERDICTS, Record, running, send_request
-from instruments.roles import InstrumentError
+from instruments.roles.interfaces import InstrumentError
 from protocols.bench import DieFault
 from protocols.golden import GoldenDieError
 from protocols.selection import RunSettings, SelectionError, bins, names, of_options

@@ -8,7 +8,7 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instruments.roles import CurrentRange
+from instruments.roles.interfaces import CurrentRange
 from mapping.analog_die import AnalogDie
 from mapping.conductance_targets import TargetError
 from mapping.converge import ARRAY

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from analysis.record import Record
-from instruments.roles import LimitError
+from instruments.roles.interfaces import LimitError
 from protocols import bench as benches
 from protocols.bench import Bench
 from protocols.stopping import RunAborted

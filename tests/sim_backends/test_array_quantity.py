@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 import sim_backends.station
-from instruments import quantities as other_side
+from instruments.roles import quantities as other_side
 from sim_backends.array import quantity
 from sim_backends.array.dies import load_any_lot
 from sim_backends.array.lot import BUILT_IN, LotError

@@ -10,8 +10,8 @@ from board_wire import BAD_ARG
 from running_station import running
 from test_passive_die import cell, twin_of
 
-from instruments.board import FramedBoard
-from instruments.roles import ArrayTester, LimitError
+from instruments.drivers.board import FramedBoard
+from instruments.roles.interfaces import ArrayTester, LimitError
 from sim_backends.array.bias import SCHEMES
 from sim_backends.array.passive_die import PassiveDie
 from sim_backends.array.streams import stream

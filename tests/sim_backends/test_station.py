@@ -13,7 +13,7 @@ import pytest
 from board_wire import BoardWire
 from running_station import ProberWire
 
-from instruments.clock import FileClock
+from instruments.drivers.clock import FileClock
 from sim_backends.array.die import Die
 from sim_backends.bench import StateError
 from sim_backends.clock import StationClock

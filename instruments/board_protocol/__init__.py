@@ -1,0 +1,1 @@
+"""The wire of the framed array board: frames, link, capabilities, calibration."""

@@ -1,0 +1,7 @@
+"""`python -m instruments.broker`."""
+
+import sys
+
+from instruments.broker.process import main
+
+sys.exit(main())

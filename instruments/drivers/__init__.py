@@ -1,0 +1,1 @@
+"""Drivers of instruments, a file each, found by themselves."""

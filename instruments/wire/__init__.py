@@ -1,0 +1,1 @@
+"""Sessions with instruments, what carries their bytes, and the recording of their traffic."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from sim_backends.array.lot import load_lot
+from sim_backends.array.dies.lot import load_lot
 
 BUILT_IN = "mtj"
 NOT_TOLD = f"assumed: built-in lot {BUILT_IN}, the record does not tell"

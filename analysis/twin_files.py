@@ -19,7 +19,7 @@ from analysis.switching import SwitchingFit, Trials, draw_critical
 from mapping.defects import DefectStatistics
 from mapping.die_record import CellClass
 
-#: Format of the measured dies; `sim_backends/array/measured.py` describes it.
+#: Format of the measured dies; `sim_backends/array/dies/measured.py` describes it.
 FORMAT = "xbarlab measured dies 1"
 LINE_KINDS = {"row": 0, "column": 1, "shared_row": 3}  # codes of the file; 2 is a gate, which reads like a column
 DIRECTIONS = ("to_ap", "to_p")

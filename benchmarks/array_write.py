@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from mapping.converge import ConvergeToTarget, write
+from sim_backends.array.circuit.passive_array import PassiveArray
 from sim_backends.array.devices.tio2 import WINDOW, TiO2Devices
-from sim_backends.array.network import Lines, solve
-from sim_backends.array.passive_array import PassiveArray
+from sim_backends.array.solver.network import Lines, solve
 
 
 def start(shape, r_segment, rng):

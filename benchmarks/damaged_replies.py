@@ -32,10 +32,10 @@ from instruments.drivers.keysight_33500 import Keysight33512BPulser
 from instruments.drivers.sentio import Sentio
 from instruments.roles.interfaces import DieSite, InstrumentError
 from instruments.wire.sessions import through
-from sim_backends import frames
-from sim_backends.kepco import KepcoSpec
-from sim_backends.rack import RackStationSpec
 from sim_backends.station import Station, StationConfig
+from sim_backends.virtual.kepco import KepcoSpec
+from sim_backends.virtual.rack import RackStationSpec
+from sim_backends.wire import frames
 
 SHARE = 0.15
 """Of the replies that are damaged."""

@@ -21,11 +21,11 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from sim_backends import frames
-from sim_backends.frames import Opcode
-from sim_backends.kepco import KepcoSpec
-from sim_backends.rack import RackStationSpec
 from sim_backends.station import Station, StationConfig
+from sim_backends.virtual.kepco import KepcoSpec
+from sim_backends.virtual.rack import RackStationSpec
+from sim_backends.wire import frames
+from sim_backends.wire.frames import Opcode
 
 CHECK = 500
 

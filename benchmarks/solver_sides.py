@@ -42,7 +42,7 @@ class Xbarlab:
     packages = ("xbarlab", "numpy", "scipy", "numba")
 
     def __init__(self) -> None:
-        from sim_backends.array.network import Lines, solve
+        from sim_backends.array.solver.network import Lines, solve
 
         self._lines, self._solve = Lines, solve
 

@@ -34,7 +34,7 @@ class Version:
             importlib.import_module(f"sim_backends.array.{name}")
             for name in ("network", "devices.conduction", "devices.transistor")
         )
-        importlib.import_module("sim_backends.array.newton")
+        importlib.import_module("sim_backends.array.solver.newton")
         sys.path.remove(str(folder))
         self._modules = {name: module for name, module in sys.modules.items() if _ours(name)}
         if Path(str(self.network.__file__)).resolve().parents[2] != folder.resolve():

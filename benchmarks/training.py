@@ -21,7 +21,7 @@ from mapping import training
 from mapping.mnist import load_mnist
 from mapping.network import Layer
 from protocols.drawn_dies import measured_records
-from sim_backends.array.lot import load_lot
+from sim_backends.array.dies.lot import load_lot
 
 ARCHITECTURE = training.Architecture()
 START = training.Recipe(epochs=10, maps=1, images=128, rate=2e-2)

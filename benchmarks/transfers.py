@@ -36,7 +36,7 @@ from mapping.differential_pairs import PHYSICAL, events_by_tensor, scales
 from mapping.moon_training import ALL_SOURCES, Batch, fresh_weights, train
 from mapping.moons import half_moons
 from mapping.transfer_metrics import evaluate
-from sim_backends.array.statistics import TransferStatistics, transfer
+from sim_backends.array.dies.statistics import TransferStatistics, transfer
 
 LAW = TransferStatistics()
 MOONS = half_moons()

@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from mapping.converge import LABORATORY, BoolArray, ConvergeToTarget, FloatArray, IntArray, write
 from mapping.touch_up import PASSES, Passes, TouchUp, check_writing, write_order
-from sim_backends.array.bias import HALF, BiasScheme
-from sim_backends.array.passive_array import PassiveArray
+from sim_backends.array.circuit.bias import HALF, BiasScheme
+from sim_backends.array.circuit.passive_array import PassiveArray
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ from mapping.moon_kernels import all_logits
 from mapping.moon_training import Batch, Recipe, Report, train
 from mapping.moons import Moons, Points
 from mapping.transfer_metrics import Outcome, classify, with_bias
-from sim_backends.array.statistics import StuckCells, TransferStatistics, transfer
+from sim_backends.array.dies.statistics import StuckCells, TransferStatistics, transfer
 
 FloatArray = NDArray[np.float64]
 Float32Array = NDArray[np.float32]

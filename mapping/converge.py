@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mapping.checked_fields import check_numbers
-from sim_backends.array.bias import HALF, BiasScheme, line_mask
+from sim_backends.array.circuit.bias import HALF, BiasScheme, line_mask
 
 if TYPE_CHECKING:  # the solver's compiler takes half a second to load, and a run at a bench needs none of it
-    from sim_backends.array.passive_array import PassiveArray
+    from sim_backends.array.circuit.passive_array import PassiveArray
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

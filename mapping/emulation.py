@@ -15,8 +15,8 @@ from mapping.coding import AP, P
 from mapping.die_record import HARD_DEFECTS, CellClass, DieRecord, DieRecordError
 from mapping.multiply import Multiply, checked_inputs
 from mapping.placement import LayerPlacement, Placement
-from sim_backends.array.lines import column_resistance
-from sim_backends.array.network import Lines, transfer_matrix
+from sim_backends.array.circuit.line_drops import column_resistance
+from sim_backends.array.solver.network import Lines, transfer_matrix
 
 FloatArray = NDArray[np.float64]
 

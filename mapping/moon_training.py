@@ -28,7 +28,7 @@ from mapping.differential_pairs import (
     events_by_tensor,
 )
 from mapping.moons import Moons, Points
-from sim_backends.array.statistics import TransferStatistics, drift_table
+from sim_backends.array.dies.statistics import TransferStatistics, drift_table
 
 Float32Array = NDArray[np.float32]
 IntArray = NDArray[np.int64]

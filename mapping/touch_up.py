@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mapping.checked_fields import check_numbers
 from mapping.converge import MAY_TRY_AGAIN, Outcome
-from sim_backends.array.bias import HALF, THIRD
+from sim_backends.array.circuit.bias import HALF, THIRD
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mapping.differential_pairs import PARAMETERS, WEIGHTS, PairMap, events_by_tensor, scales
 from mapping.moon_kernels import add_outputs, count_right
 from mapping.moons import Points
-from sim_backends.array.statistics import TransferStatistics, transfer
+from sim_backends.array.dies.statistics import TransferStatistics, transfer
 
 FloatArray = NDArray[np.float64]
 Float32Array = NDArray[np.float32]

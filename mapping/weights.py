@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from sim_backends.array.npz import UNREADABLE, read_npz
+from sim_backends.array.files.npz import UNREADABLE, read_npz
 
 Coding = Literal["binary", "ternary"]
 State = dict[str, NDArray[Any]]

@@ -17,8 +17,8 @@ from mapping.converge import ARRAY, Outcome
 from mapping.differential_pairs import PHYSICAL, WEIGHTS, from_cells, per_weight, to_cells
 from mapping.moons import Moons
 from mapping.transfer_metrics import Outcome as Classified
+from sim_backends.array.circuit.ideal_array import IdealArray
 from sim_backends.array.devices.tio2 import DEFAULT, TiO2Devices, TiO2Parameters
-from sim_backends.array.ideal_array import IdealArray
 
 FloatArray = NDArray[np.float64]
 

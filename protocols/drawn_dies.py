@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from mapping.classify_cells import NotSwitchingError, classify
 from mapping.die_record import CellClass, DieRecord
 from mapping.geometry import ArrayGeometry
-from sim_backends.array.die import Die, stream
-from sim_backends.array.lot import Lot
-from sim_backends.array.readout import Readout, ReadoutSpec
+from sim_backends.array.dies.lot import Lot
+from sim_backends.array.dies.mtj_die import Die, stream
+from sim_backends.array.dies.readout import Readout, ReadoutSpec
 
 FloatArray = NDArray[np.float64]
 

@@ -192,7 +192,7 @@ def simulated_station(
     a pulse generator and a switch matrix take the place of the board (docs/rack.md). With `in_process`, threads of this
     process serve the same sockets: for tests, which start many; a run keeps its station out of its own interpreter.
     """
-    from sim_backends.physical_log import summary_path
+    from sim_backends.bench.physical_log import summary_path
     from sim_backends.station import Station, station_config
     from sim_backends.station_process import spawn_station
 

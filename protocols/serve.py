@@ -31,8 +31,8 @@ def serve(
     StationError
         If the file has a wrong key, or a port is taken.
     """
-    from sim_backends.array.lot import is_lot_file
-    from sim_backends.physical_log import summary_path
+    from sim_backends.array.dies.lot import is_lot_file
+    from sim_backends.bench.physical_log import summary_path
     from sim_backends.station import Station, StationConfig, StationError, load_station, wait_for_end
 
     of_station = Path(station).is_file() and not is_lot_file(Path(station))
@@ -77,7 +77,7 @@ def _check_files(config: StationConfig, write: Path) -> None:
     NotOursError
         Naming the file.
     """
-    from sim_backends.physical_log import summary_path
+    from sim_backends.bench.physical_log import summary_path
 
     check_output(write, "--write", is_station)
     if config.truth:

@@ -36,8 +36,8 @@ from protocols.drawn_dies import geometry_of, measured_records, scaled_lot
 from protocols.lot_methods import Methods, Recipes
 from protocols.progress import TimesColumn
 from protocols.provenance import provenance
-from sim_backends.array.lot import Lot, load_lot
-from sim_backends.array.npz import UNREADABLE, read_npz
+from sim_backends.array.dies.lot import Lot, load_lot
+from sim_backends.array.files.npz import UNREADABLE, read_npz
 
 #: What is swept, each with the others as the lot file has them (whose own value is always among them).
 VALUES: dict[str, tuple[float, ...]] = {

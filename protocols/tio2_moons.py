@@ -43,7 +43,7 @@ from protocols.marks import protocol, step
 from protocols.moon_inference import MoonsOnArray
 from protocols.planned import planned_as
 from protocols.run import Run
-from sim_backends.array.statistics import StuckCells, TransferStatistics
+from sim_backends.array.dies.statistics import StuckCells, TransferStatistics
 
 FloatArray = NDArray[np.float64]
 Report = Callable[[str, float], None]

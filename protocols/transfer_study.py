@@ -17,7 +17,7 @@ from mapping.differential_pairs import DEVICES, PHYSICAL, PairMap, events_in_one
 from mapping.moon_training import RECIPES, Batch, fresh_weights, train
 from mapping.moons import Moons
 from mapping.transfer_metrics import cumulative, evaluate, outputs, transferred
-from sim_backends.array.statistics import StuckCells, TransferStatistics
+from sim_backends.array.dies.statistics import StuckCells, TransferStatistics
 
 FloatArray = NDArray[np.float64]
 Report = Callable[[str, float], None]

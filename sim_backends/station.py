@@ -18,24 +18,24 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from sim_backends.array.dies import compile_ahead, load_any_lot
-from sim_backends.array.lot import LotError, describe
-from sim_backends.array.plain_yaml import PlainYamlError, read_yaml
-from sim_backends.array.quantity import Integer, Specification, split_sources
-from sim_backends.bench import Bench, StateError
-from sim_backends.board import Board
-from sim_backends.board_requests import BoardSpec
-from sim_backends.clock import StationClock, Timing
-from sim_backends.faults import Fault, FaultPlan
-from sim_backends.faulty_wire import Dialect, FaultyWire
-from sim_backends.kepco import Kepco, KepcoSpec
+from sim_backends.array.dies.kinds import compile_ahead, load_any_lot
+from sim_backends.array.dies.lot import LotError, describe
+from sim_backends.array.files.plain_yaml import PlainYamlError, read_yaml
+from sim_backends.array.files.quantity import Integer, Specification, split_sources
+from sim_backends.bench.bench import Bench, StateError
+from sim_backends.bench.clock import StationClock, Timing
+from sim_backends.bench.physical_log import PhysicalLog, previous_summary
+from sim_backends.bench.state_lock import StateInUseError, StateLock
 from sim_backends.lifetime import wait_for_end
-from sim_backends.physical_log import PhysicalLog, previous_summary
-from sim_backends.prober import Prober, ProberSpec
-from sim_backends.rack import INSTRUMENTS, RackStationSpec, rack_instruments
-from sim_backends.sentio import Sentio
-from sim_backends.state_lock import StateInUseError, StateLock
-from sim_backends.tcp import InstrumentServer, Service, Wire
+from sim_backends.virtual.board import Board
+from sim_backends.virtual.board_requests import BoardSpec
+from sim_backends.virtual.kepco import Kepco, KepcoSpec
+from sim_backends.virtual.prober import Prober, ProberSpec
+from sim_backends.virtual.rack import INSTRUMENTS, RackStationSpec, rack_instruments
+from sim_backends.virtual.sentio import Sentio
+from sim_backends.wire.faults import Fault, FaultPlan
+from sim_backends.wire.faulty_wire import Dialect, FaultyWire
+from sim_backends.wire.tcp import InstrumentServer, Service, Wire
 
 _VISA, _PYSERIAL = "TCPIP::{}::{}::SOCKET", "socket://{}:{}"
 

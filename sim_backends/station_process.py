@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from sim_backends.bench.state_lock import PATIENCE
 from sim_backends.lifetime import LINGER
-from sim_backends.state_lock import PATIENCE
 from sim_backends.station import StationConfig, StationError, load_station, station_config
 
 _READY_TIMEOUT = PATIENCE + 60.0  # it may wait for its state folder

@@ -259,7 +259,7 @@ def _become(request: dict[str, Any], streams: list[int], place: str) -> NoReturn
 def _load() -> None:
     for module in LOADED:
         importlib.import_module(module)
-    dies = importlib.import_module("sim_backends.array.dies")
+    dies = importlib.import_module("sim_backends.array.dies.kinds")
     dies.compile_ahead(dies.load_any_lot("mtj"))
     fork_brokers()
     _fork_stations()

@@ -13,8 +13,8 @@ from typing import Any
 from unittest import mock
 
 from protocols import open_station
-from sim_backends.array.lot import is_lot_file
-from sim_backends.physical_log import summary_path
+from sim_backends.array.dies.lot import is_lot_file
+from sim_backends.bench.physical_log import summary_path
 from sim_backends.station import Station, StationConfig, load_station, station_config
 
 #: `protocols.open_station.simulated_station`, in this process.

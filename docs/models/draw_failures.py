@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from sim_backends.array.failures import KINDS_PUBLISHED, ReadFloor
+from sim_backends.array.dies.failures import KINDS_PUBLISHED, ReadFloor
 
 
 def draw() -> Figure:

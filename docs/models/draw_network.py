@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sim_backends.array.bias import FLOATING, HALF, line_mask
-from sim_backends.array.network import Lines, solve
+from sim_backends.array.circuit.bias import FLOATING, HALF, line_mask
+from sim_backends.array.solver.network import Lines, solve
 
 CELL = 300e-6  # S, the middle of the TiO2 crossbar's range
 V_WRITE, V_READ = 1.2, 0.2

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from sim_backends.array.statistics import (
+from sim_backends.array.dies.statistics import (
     HalfSelectDrift,
     TransferStatistics,
     TuningImprecision,

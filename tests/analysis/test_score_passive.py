@@ -12,10 +12,10 @@ from analysis.score import score, totals
 from mapping.analog_die import AnalogDie
 from mapping.die_record import CellClass, LineFault
 from mapping.geometry import ArrayGeometry
-from sim_backends.array.dies import die_of, load_any_lot
-from sim_backends.array.failures import CAUSES
-from sim_backends.array.passive_lot import passive_lot_from_tree
-from sim_backends.truth import TruthFile
+from sim_backends.array.dies.failures import CAUSES
+from sim_backends.array.dies.kinds import die_of, load_any_lot
+from sim_backends.array.dies.passive_lot import passive_lot_from_tree
+from sim_backends.bench.truth import TruthFile
 
 MEASURE, PROGRAM = "protocols.characterise_analog.measure_analog", "protocols.analog_write.write_analog"
 GEOMETRY = ArrayGeometry.tiled(rows=8, columns=8, blocks=1, block_rows=8, block_columns=8)

@@ -15,9 +15,9 @@ from analysis.switching import Law, Trials, draw_critical, fit_switching
 from analysis.twin import TwinError, write_twin
 from mapping.die_record import CellClass, DieRecord
 from mapping.geometry import ArrayGeometry
-from sim_backends.array.die import Die
-from sim_backends.array.lines import cell_voltages
-from sim_backends.array.lot import load_lot, lot_from_tree
+from sim_backends.array.circuit.line_drops import cell_voltages
+from sim_backends.array.dies.lot import load_lot, lot_from_tree
+from sim_backends.array.dies.mtj_die import Die
 
 pytestmark = pytest.mark.slow
 

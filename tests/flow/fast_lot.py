@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from sim_backends.array.lot import BUILT_IN
+from sim_backends.array.dies.lot import BUILT_IN
 
 #: So many times as fast as its devices, whose ramps then reach what moves them sooner. Everything else is the same.
 FASTER = 5

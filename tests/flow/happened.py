@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from analysis.record import Intent, Record
-from sim_backends.array.readout import ReadoutSpec
-from sim_backends.physical_log import mask_digest
+from sim_backends.array.dies.readout import ReadoutSpec
+from sim_backends.bench.physical_log import mask_digest
 
 #: What reaches a die or moves it; `start`, `end` and the outputs of an idle board do not.
 ACTIONS = ("move", "contact", "pulse", "read", "multiply")

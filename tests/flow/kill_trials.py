@@ -25,7 +25,7 @@ from happened import assert_frames_were_intended, assert_read_before_pulsed, hap
 from short_lot import write_lot
 
 from analysis.record import Record
-from sim_backends.array.readout import ReadoutSpec
+from sim_backends.array.dies.readout import ReadoutSpec
 
 HERE = Path(__file__).parent
 PROTOCOL, SEED = "short_lot.py:short_lot", 1

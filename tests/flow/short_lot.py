@@ -18,7 +18,7 @@ from mapping.schedule import build_schedule
 from protocols.characterise import check_contact, measure_states
 from protocols.run import Run, protocol
 from protocols.write_verify import program
-from sim_backends.array.lot import BUILT_IN
+from sim_backends.array.dies.lot import BUILT_IN
 
 #: Kernels beyond the first and the last are not looked at by a contact check: who reads them, means them.
 KERNELS, ROWS, COLUMNS = 4, 25, 25

@@ -26,10 +26,10 @@ from instruments.drivers.board import FramedBoard
 from instruments.roles.interfaces import InstrumentError, LimitError
 from protocols import ledgered_tester
 from protocols.ledgered_tester import LedgeredTester
-from sim_backends.array.lot import BUILT_IN
-from sim_backends.faults import Fault, FaultPlan
-from sim_backends.faulty_wire import FaultyWire
+from sim_backends.array.dies.lot import BUILT_IN
 from sim_backends.station import Station, station_config
+from sim_backends.wire.faults import Fault, FaultPlan
+from sim_backends.wire.faulty_wire import FaultyWire
 
 SIDE, DIE, SHAPE = 25, "c0r0", (1, 25, 25)
 #: Faults of a pulse: (kind, before it is carried out).

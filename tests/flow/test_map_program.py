@@ -10,9 +10,9 @@ from mapping.coding import decode
 from mapping.die_record import HARD_DEFECTS
 from mapping.schedule import WriteSchedule
 from protocols.map_command import find_die
-from sim_backends.array.die import Die as SimulatedDie
-from sim_backends.array.lot import KINDS, load_lot
-from sim_backends.bench import load_state, state_path
+from sim_backends.array.dies.lot import KINDS, load_lot
+from sim_backends.array.dies.mtj_die import Die as SimulatedDie
+from sim_backends.bench.bench import load_state, state_path
 
 #: The first die of the route of this lot has dead lines among its 20,000 cells.
 SEED, FIRST = 33, "c2r6"

@@ -19,8 +19,8 @@ from analysis.record import Record
 from analysis.step_names import CLASSIFY_IMAGES, MEASURE_STATES
 from analysis.summary import summary
 from protocols.replay import replay
-from sim_backends.array.die import Die as SimulatedDie
-from sim_backends.array.lot import load_lot
+from sim_backends.array.dies.lot import load_lot
+from sim_backends.array.dies.mtj_die import Die as SimulatedDie
 
 #: The first three dies of the route have a dead row, a dead column and a row dead in all blocks among them.
 SEED, DIES, IMAGES = 31, 3, 60

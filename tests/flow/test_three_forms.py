@@ -11,8 +11,8 @@ from mapping.schedule import build_schedule
 from protocols.characterise import measure_states
 from protocols.inference import ArrayMultiplier
 from protocols.write_verify import program
-from sim_backends.array.die import Die as SimulatedDie
-from sim_backends.array.lot import load_lot
+from sim_backends.array.dies.lot import load_lot
+from sim_backends.array.dies.mtj_die import Die as SimulatedDie
 
 REPEATS = 8
 

@@ -12,9 +12,9 @@ from analysis.recorded_dies import kept_reads, on_die
 from analysis.twin import write_twin
 from mapping.die_record import CellClass, DieRecord
 from mapping.schedule import WriteSchedule
-from sim_backends.array.die import Die
-from sim_backends.array.lot import load_lot
-from sim_backends.bench import load_state, state_path
+from sim_backends.array.dies.lot import load_lot
+from sim_backends.array.dies.mtj_die import Die
+from sim_backends.bench.bench import load_state, state_path
 
 #: The first die of the route of this lot has dead lines; the board is noisier than boards are.
 SEED, FIRST, SITE = 33, "c2r6", (2, 6)

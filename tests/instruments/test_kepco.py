@@ -16,10 +16,10 @@ from instruments.roles.interfaces import FieldSource, InstrumentError, LimitErro
 from instruments.roles.off_recipe import Device, Stage, make_safe
 from instruments.wire.sessions import VisaSession
 from instruments.wire.transports import transport_of
-from sim_backends.clock import StationClock
-from sim_backends.kepco import Kepco, KepcoSpec
-from sim_backends.physical_log import PhysicalLog
-from sim_backends.tcp import InstrumentServer
+from sim_backends.bench.clock import StationClock
+from sim_backends.bench.physical_log import PhysicalLog
+from sim_backends.virtual.kepco import Kepco, KepcoSpec
+from sim_backends.wire.tcp import InstrumentServer
 
 CONSTANT = 0.05  # T/A
 RATE = 2.0  # T/s; 40 A/s

@@ -3,7 +3,7 @@
 import pytest
 
 from instruments import plain_yaml as here
-from sim_backends.array import plain_yaml as there
+from sim_backends.array.files import plain_yaml as there
 
 READERS = pytest.mark.parametrize("side", [here, there], ids=["instruments", "sim_backends"])
 

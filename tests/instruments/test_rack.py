@@ -25,8 +25,8 @@ from instruments.roles.interfaces import (
     UnknownOutcomeError,
 )
 from instruments.station import load_station, write_rack_station
-from sim_backends import keithley_2600, keysight_33500
 from sim_backends.station import Station, station_config
+from sim_backends.virtual import keithley_2600, keysight_33500
 
 HEALTHY = 3  # seed of a lot whose first die has no defect
 WIDTH, V_READ, RANGE = 1e-6, 0.2, 4

@@ -11,7 +11,7 @@ from mapping.differential_pairs import HIDDEN, PHYSICAL, WEIGHTS, per_weight, sc
 from mapping.moon_training import RECIPES, Batch, fresh_weights, train
 from mapping.moons import half_moons
 from mapping.transfer_metrics import classify
-from sim_backends.array.statistics import StuckCells, TransferStatistics
+from sim_backends.array.dies.statistics import StuckCells, TransferStatistics
 
 pytestmark = pytest.mark.slow
 

@@ -19,9 +19,9 @@ from mapping.converge import (
     Outcome,
     write,
 )
+from sim_backends.array.circuit.passive_array import PassiveArray
 from sim_backends.array.devices.tio2 import WINDOW, TiO2Devices
-from sim_backends.array.network import Lines
-from sim_backends.array.passive_array import PassiveArray
+from sim_backends.array.solver.network import Lines
 
 VARIANTS = (None, Logarithmic(), Incremental("set"), Incremental("reset"))
 

@@ -11,9 +11,9 @@ from mapping.die_record import CellClass, DieRecord
 from mapping.emulation import LineResistance, cell_arrays, emulate_multiply, weight_unit, without_lines
 from mapping.geometry import MTJ_20K
 from mapping.placement import place
-from sim_backends.array.die import Die
-from sim_backends.array.lot import load_lot
-from sim_backends.array.readout import ReadoutSpec
+from sim_backends.array.dies.lot import load_lot
+from sim_backends.array.dies.mtj_die import Die
+from sim_backends.array.dies.readout import ReadoutSpec
 
 V_READ = 0.1
 BOARD = ReadoutSpec()

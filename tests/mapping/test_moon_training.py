@@ -21,7 +21,7 @@ from mapping.moon_training import (
 )
 from mapping.moons import half_moons
 from mapping.transfer_metrics import classify
-from sim_backends.array.statistics import TransferStatistics, drift_table, transfer
+from sim_backends.array.dies.statistics import TransferStatistics, drift_table, transfer
 
 MOONS = half_moons(sizes=(200, 50, 100))
 LAW = TransferStatistics()

@@ -16,7 +16,7 @@ from mapping.moons import FILES, MoonsError, read_moons
 from mapping.pictures import PictureError, read_picture
 from mapping.schedule_file import read_array
 from mapping.weights import WeightsError, load_weights
-from sim_backends.array.npz import read_npz
+from sim_backends.array.files.npz import read_npz
 
 PLENTY = 300_000_000  # bytes that none of these may take
 

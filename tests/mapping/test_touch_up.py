@@ -21,10 +21,10 @@ from mapping.touch_up import (
     may_be_written_at_once,
     write_order,
 )
-from sim_backends.array.bias import HALF, SCHEMES, THIRD, BiasScheme
+from sim_backends.array.circuit.bias import HALF, SCHEMES, THIRD, BiasScheme
+from sim_backends.array.circuit.passive_array import PassiveArray
 from sim_backends.array.devices.tio2 import WINDOW, TiO2Devices
-from sim_backends.array.network import Lines
-from sim_backends.array.passive_array import PassiveArray
+from sim_backends.array.solver.network import Lines
 
 pytestmark = pytest.mark.slow
 

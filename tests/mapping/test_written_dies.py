@@ -8,12 +8,12 @@ from mapping.differential_pairs import PHYSICAL, from_cells
 from mapping.moon_training import RECIPES, Batch, fresh_weights, train
 from mapping.moons import half_moons
 from mapping.written_dies import TUNING_ONLY, Dies, within_tolerance
-from sim_backends.array.bias import HALF, line_mask
+from sim_backends.array.circuit.bias import HALF, line_mask
+from sim_backends.array.circuit.ideal_array import IdealArray
+from sim_backends.array.circuit.passive_array import PassiveArray
 from sim_backends.array.devices.tio2 import TiO2Devices
-from sim_backends.array.ideal_array import IdealArray
-from sim_backends.array.network import Lines
-from sim_backends.array.passive_array import PassiveArray
-from sim_backends.array.statistics import StuckCells, TransferStatistics
+from sim_backends.array.dies.statistics import StuckCells, TransferStatistics
+from sim_backends.array.solver.network import Lines
 
 MOONS = half_moons()
 LAW = TransferStatistics(stuck=StuckCells(rate_lrs=0.01, rate_hrs=0.01))

@@ -29,8 +29,8 @@ from protocols.plan_table import show_plan
 from protocols.planned_station import BAUDRATE, DOCUMENTED, serial_link, wire_of
 from protocols.program_lot import program_lot
 from protocols.run import protocol
-from sim_backends.array.lot import BUILT_IN
-from sim_backends.clock import Timing
+from sim_backends.array.dies.lot import BUILT_IN
+from sim_backends.bench.clock import Timing
 
 SCRIPT = """
 import numpy as np

@@ -14,8 +14,8 @@ from mapping.training import Architecture, Recipe, die_pairs, emulate
 from protocols.drawn_dies import geometry_of, measured_records, scaled_lot
 from protocols.lot_methods import Methods, Recipes, record_multiply
 from protocols.simulate import LotsFolderError, simulate_lots
-from sim_backends.array.die import Die
-from sim_backends.array.lot import KINDS, load_lot
+from sim_backends.array.dies.lot import KINDS, load_lot
+from sim_backends.array.dies.mtj_die import Die
 
 pytestmark = pytest.mark.slow
 

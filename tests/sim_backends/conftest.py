@@ -1,8 +1,8 @@
 import pytest
 from running_station import running, varied, varied_tio2
 
-from sim_backends.array.dies import load_any_lot
-from sim_backends.array.lot import load_lot
+from sim_backends.array.dies.kinds import load_any_lot
+from sim_backends.array.dies.lot import load_lot
 
 
 @pytest.fixture(scope="session")

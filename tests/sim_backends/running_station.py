@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 from board_wire import BoardWire
 
-from sim_backends.array.lot import lot_from_tree
-from sim_backends.array.passive_lot import passive_lot_from_tree
+from sim_backends.array.dies.lot import lot_from_tree
+from sim_backends.array.dies.passive_lot import passive_lot_from_tree
 from sim_backends.station import Station, StationConfig
 
 

@@ -8,8 +8,8 @@ import pytest
 from scipy.optimize import brentq
 
 from sim_backends.array.devices.mtj import GENERIC
-from sim_backends.array.die import Die, assumed_of, parameters_of
-from sim_backends.array.lot import load_lot
+from sim_backends.array.dies.lot import load_lot
+from sim_backends.array.dies.mtj_die import Die, assumed_of, parameters_of
 
 ROWS = COLUMNS = 25
 

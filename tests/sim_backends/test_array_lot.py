@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import yaml
 
-from sim_backends.array.die import Die, draw_dead_lines, draw_defects, stream
-from sim_backends.array.lot import BUILT_IN, KINDS, LotError, load_lot, lot_from_tree
-from sim_backends.array.topology import Topology
+from sim_backends.array.dies.lot import BUILT_IN, KINDS, LotError, load_lot, lot_from_tree
+from sim_backends.array.dies.mtj_die import Die, draw_dead_lines, draw_defects, stream
+from sim_backends.array.dies.topology import Topology
 
 
 def test_built_in_lot_has_a_source_for_every_value(lot):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import yaml
 
-from sim_backends.array.die import Die
-from sim_backends.array.lot import BUILT_IN, KINDS, LotError, load_lot
-from sim_backends.array.measured import FORMAT, LINE_KINDS
-from sim_backends.array.readout import ReadoutSpec
+from sim_backends.array.dies.lot import BUILT_IN, KINDS, LotError, load_lot
+from sim_backends.array.dies.measured import FORMAT, LINE_KINDS
+from sim_backends.array.dies.mtj_die import Die
+from sim_backends.array.dies.readout import ReadoutSpec
 
 V_READ = 0.1
 SITES = [(3, 6), (2, 5)]

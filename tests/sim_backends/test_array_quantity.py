@@ -11,11 +11,11 @@ from pydantic import BaseModel
 
 import sim_backends.station
 from instruments.roles import quantities as other_side
-from sim_backends.array import quantity
-from sim_backends.array.dies import load_any_lot
-from sim_backends.array.lot import BUILT_IN, LotError
-from sim_backends.array.passive_lot import PassiveLot
-from sim_backends.array.quantity import NUMBER, OHM, SHARE, VOLT, Dimension, Specification
+from sim_backends.array.dies.kinds import load_any_lot
+from sim_backends.array.dies.lot import BUILT_IN, LotError
+from sim_backends.array.dies.passive_lot import PassiveLot
+from sim_backends.array.files import quantity
+from sim_backends.array.files.quantity import NUMBER, OHM, SHARE, VOLT, Dimension, Specification
 from sim_backends.station import StationError, load_station
 
 KINDS = {name: each for name, each in vars(quantity).items() if isinstance(each, Dimension)}

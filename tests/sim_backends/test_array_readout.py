@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from sim_backends.array.die import stream
-from sim_backends.array.readout import Readout, ReadoutSpec
+from sim_backends.array.dies.mtj_die import stream
+from sim_backends.array.dies.readout import Readout, ReadoutSpec
 
 QUIET = ReadoutSpec(current_noise=0.0)
 CHANNELS = np.arange(25)

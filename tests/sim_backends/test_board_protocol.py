@@ -24,8 +24,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from running_station import running
 
-from sim_backends import frames
-from sim_backends.array.die import Die
+from sim_backends.array.dies.mtj_die import Die
+from sim_backends.wire import frames
 
 ALL = (1 << 25) - 1
 

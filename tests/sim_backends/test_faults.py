@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from running_station import running
 
-from sim_backends import frames
-from sim_backends.faults import KINDS, Fault
-from sim_backends.faulty_wire import garbled
 from sim_backends.station import Station, StationConfig, StationError, load_station, station_config
 from sim_backends.station_process import spawn_station
+from sim_backends.wire import frames
+from sim_backends.wire.faults import KINDS, Fault
+from sim_backends.wire.faulty_wire import garbled
 
 pytestmark = pytest.mark.slow
 

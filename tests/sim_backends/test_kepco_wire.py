@@ -15,11 +15,11 @@ from pydantic import ValidationError
 from pymeasure.instruments.kepco import KepcoBOP3612
 from scipy.integrate import solve_ivp
 
-from sim_backends.clock import StationClock
-from sim_backends.kepco import Kepco, KepcoSpec, driven_current
-from sim_backends.physical_log import PhysicalLog
-from sim_backends.scpi import Scpi, header_pattern, without
-from sim_backends.tcp import InstrumentServer
+from sim_backends.bench.clock import StationClock
+from sim_backends.bench.physical_log import PhysicalLog
+from sim_backends.virtual.kepco import Kepco, KepcoSpec, driven_current
+from sim_backends.wire.scpi import Scpi, header_pattern, without
+from sim_backends.wire.tcp import InstrumentServer
 
 STEP = 24.0 / 2**14  # A, of the default converters
 

@@ -12,10 +12,10 @@ from test_passive_die import cell, twin_of
 
 from instruments.drivers.board import FramedBoard
 from instruments.roles.interfaces import ArrayTester, LimitError
-from sim_backends.array.bias import SCHEMES
-from sim_backends.array.passive_die import PassiveDie
-from sim_backends.array.streams import stream
-from sim_backends.bench import StateError
+from sim_backends.array.circuit.bias import SCHEMES
+from sim_backends.array.dies.passive_die import PassiveDie
+from sim_backends.array.dies.streams import stream
+from sim_backends.bench.bench import StateError
 from sim_backends.station import Station, StationConfig, StationError
 
 WIDTH = 1.04e-6

@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim_backends.array.bias import SCHEMES
+from sim_backends.array.circuit.bias import SCHEMES
+from sim_backends.array.circuit.passive_array import PassiveArray
 from sim_backends.array.devices.interface import DeviceLimitError
 from sim_backends.array.devices.tio2 import TiO2Devices
-from sim_backends.array.failures import CAUSES
-from sim_backends.array.network import Drive, Lines, solve
-from sim_backends.array.passive_array import PassiveArray
-from sim_backends.array.passive_die import PassiveDie
-from sim_backends.array.streams import stream
+from sim_backends.array.dies.failures import CAUSES
+from sim_backends.array.dies.passive_die import PassiveDie
+from sim_backends.array.dies.streams import stream
+from sim_backends.array.solver.network import Drive, Lines, solve
 
 WIDTH = 1.04e-6
 NOISE = 5  # purpose of the stream of pulses and reads

@@ -5,10 +5,10 @@ import pytest
 import yaml
 
 from sim_backends.array.devices.tio2 import DEFAULT, V_READ, WINDOW
-from sim_backends.array.dies import load_any_lot
-from sim_backends.array.failures import FailureRates
-from sim_backends.array.lot import BUILT_IN, LotError, load_lot
-from sim_backends.array.readout import ReadoutSpec
+from sim_backends.array.dies.failures import FailureRates
+from sim_backends.array.dies.kinds import load_any_lot
+from sim_backends.array.dies.lot import BUILT_IN, LotError, load_lot
+from sim_backends.array.dies.readout import ReadoutSpec
 
 NAMES = ("tio2-8x8", "tio2-64x64")
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from virtual_rack import VirtualRack
 
-from sim_backends.array.network import Drive
-from sim_backends.rack_wiring import GROUND, Output, RackSpec
+from sim_backends.array.solver.network import Drive
+from sim_backends.virtual.rack_wiring import GROUND, Output, RackSpec
 
 R_PULSER = 50.0
 

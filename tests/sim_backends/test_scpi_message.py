@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim_backends.scpi import Scpi, with_one, without
-from sim_backends.scpi_message import LINE_MAX, Messages, commands, unquoted
-from sim_backends.tsp import Attribute, Tsp
+from sim_backends.wire.scpi import Scpi, with_one, without
+from sim_backends.wire.scpi_message import LINE_MAX, Messages, commands, unquoted
+from sim_backends.wire.tsp import Attribute, Tsp
 
 # pieces that would switch on if they were read as commands, and signs that cut commands apart
 ODD = st.lists(

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim_backends.wafer_map import WaferMap
+from sim_backends.bench.wafer_map import WaferMap
 
 
 @pytest.fixture

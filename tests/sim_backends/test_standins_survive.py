@@ -7,14 +7,14 @@ import time
 import pytest
 from virtual_rack import VirtualRack
 
-from sim_backends.array.dies import load_any_lot
-from sim_backends.bench import Bench
-from sim_backends.clock import StationClock, Timing
-from sim_backends.kepco import Kepco, KepcoSpec
-from sim_backends.physical_log import PhysicalLog
-from sim_backends.prober import Prober, ProberSpec
-from sim_backends.sentio import Sentio
-from sim_backends.tcp import InstrumentServer
+from sim_backends.array.dies.kinds import load_any_lot
+from sim_backends.bench.bench import Bench
+from sim_backends.bench.clock import StationClock, Timing
+from sim_backends.bench.physical_log import PhysicalLog
+from sim_backends.virtual.kepco import Kepco, KepcoSpec
+from sim_backends.virtual.prober import Prober, ProberSpec
+from sim_backends.virtual.sentio import Sentio
+from sim_backends.wire.tcp import InstrumentServer
 
 DEEP = 1500
 TSP_ODD = [

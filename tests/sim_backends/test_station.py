@@ -14,12 +14,12 @@ from board_wire import BoardWire
 from running_station import ProberWire
 
 from instruments.drivers.clock import FileClock
-from sim_backends.array.die import Die
-from sim_backends.bench import StateError
-from sim_backends.clock import StationClock
+from sim_backends.array.dies.mtj_die import Die
+from sim_backends.bench.bench import StateError
+from sim_backends.bench.clock import StationClock
+from sim_backends.bench.physical_log import PhysicalLog
+from sim_backends.bench.state_lock import StateInUseError, StateLock
 from sim_backends.lifetime import wait_for_end
-from sim_backends.physical_log import PhysicalLog
-from sim_backends.state_lock import StateInUseError, StateLock
 from sim_backends.station import Station, StationConfig, StationError, load_station, station_config
 from sim_backends.station_process import spawn_station
 

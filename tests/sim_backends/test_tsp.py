@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim_backends.tsp import RUNTIME, SYNTAX, Attribute, Tsp, TspFault, constant, number
+from sim_backends.wire.tsp import RUNTIME, SYNTAX, Attribute, Tsp, TspFault, constant, number
 
 
 class Instrument:

@@ -3,12 +3,12 @@
 import json
 from contextlib import ExitStack, contextmanager
 
-from sim_backends.array.dies import load_any_lot
-from sim_backends.bench import Bench
-from sim_backends.clock import StationClock
-from sim_backends.physical_log import PhysicalLog
-from sim_backends.rack import RackStationSpec, rack_instruments
-from sim_backends.tcp import InstrumentServer
+from sim_backends.array.dies.kinds import load_any_lot
+from sim_backends.bench.bench import Bench
+from sim_backends.bench.clock import StationClock
+from sim_backends.bench.physical_log import PhysicalLog
+from sim_backends.virtual.rack import RackStationSpec, rack_instruments
+from sim_backends.wire.tcp import InstrumentServer
 
 HEALTHY = 3  # seed of a lot whose first die has no defect
 OTHERS = ",".join([*(f"1{{row}}{at:02d}" for at in range(2, 9)), *(f"2{{row}}{at:02d}" for at in range(2, 9))])

@@ -196,7 +196,7 @@ class Tabulated:
     Between the points f is a monotone cubic with a continuous derivative (PCHIP: F. N. Fritsch and J. Butland, SIAM J.
     Sci. Stat. Comput. 5, 300 (1984), as in SciPy). Outside of the table it goes on as a straight line with the slope
     of its end, so that a solver on its way to the solution may pass there; `check` refuses such voltages, and
-    `sim_backends.array.network.solve` a network of which a cell ends there.
+    `sim_backends.array.solver.network.solve` a network of which a cell ends there.
 
     Attributes
     ----------

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from numba import types
 from numpy.typing import NDArray
 
-from sim_backends.array import line_kernels, line_method, network, newton_kernels, scratch
 from sim_backends.array.devices.conduction import Cubic, Ohmic, Sinh, Tabulated
 from sim_backends.array.devices.series import Series
 from sim_backends.array.devices.transistor import Transistor
-from sim_backends.array.network import ConvergenceError, Drive, Lines, NetworkError, solve
+from sim_backends.array.solver import line_kernels, line_method, network, newton_kernels, scratch
+from sim_backends.array.solver.network import ConvergenceError, Drive, Lines, NetworkError, solve
 
 FloatArray = NDArray[np.float64]
 SIDES = ("left", "right", "top", "bottom")
@@ -853,7 +853,7 @@ def test_refusals_come_before_the_work() -> None:
 
 @pytest.mark.slow
 def test_neither_torch_nor_newtons_kernels_are_loaded_for_linear_cells() -> None:
-    code = "import sys\nfrom sim_backends.array.network import Lines, solve\n"
+    code = "import sys\nfrom sim_backends.array.solver.network import Lines, solve\n"
     code += "solve([[1e-4]], left=1.0, bottom=0.0, lines=Lines(1.0, 1.0))\n"
-    code += "assert not {'torch', 'sim_backends.array.newton_kernels'} & set(sys.modules)"
+    code += "assert not {'torch', 'sim_backends.array.solver.newton_kernels'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

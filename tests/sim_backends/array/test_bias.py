@@ -7,8 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim_backends.array.bias import FLOATING, GROUNDED, HALF, NOT_CONNECTED, SCHEMES, THIRD, BiasScheme, line_mask
-from sim_backends.array.network import Lines, Solution, solve
+from sim_backends.array.circuit.bias import (
+    FLOATING,
+    GROUNDED,
+    HALF,
+    NOT_CONNECTED,
+    SCHEMES,
+    THIRD,
+    BiasScheme,
+    line_mask,
+)
+from sim_backends.array.solver.network import Lines, Solution, solve
 
 ROWS, COLUMNS = 8, 6
 ROW, COLUMN = 2, 4

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim_backends.array.columns import column_by_column
+from sim_backends.array.circuit.columns import column_by_column
 from sim_backends.array.devices.conduction import Ohmic, Sinh
 from sim_backends.array.devices.mtj import Mtj
-from sim_backends.array.network_errors import ConvergenceError
+from sim_backends.array.solver.errors import ConvergenceError
 
 SHAPE = (6, 4)
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from sim_backends.array import direct
-from sim_backends.array.direct import DirectNetwork, DirectSolution
-from sim_backends.array.network_errors import ConvergenceError, NetworkError
+from sim_backends.array.solver import direct
+from sim_backends.array.solver.direct import DirectNetwork, DirectSolution
+from sim_backends.array.solver.errors import ConvergenceError, NetworkError
 
 FloatArray = NDArray[np.float64]
 INF = np.inf

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from sim_backends.array.failing_lines import TIE, FailingLines
-from sim_backends.array.failures import FailureRates as Rates
-from sim_backends.array.failures import Failures, draw_failures
-from sim_backends.array.network import Drive, Lines, NetworkError, solve
+from sim_backends.array.dies.failing_lines import TIE, FailingLines
+from sim_backends.array.dies.failures import FailureRates as Rates
+from sim_backends.array.dies.failures import Failures, draw_failures
+from sim_backends.array.solver.network import Drive, Lines, NetworkError, solve
 
 ROWS, COLUMNS = 5, 6
 MANY = Rates(row_open=0.3, column_open=0.3, rows_tied=0.0)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim_backends.array.failures import CAUSES, KINDS_PUBLISHED, FailureRates, Failures, ReadFloor, draw_failures
-from sim_backends.array.statistics import StuckCells
+from sim_backends.array.dies.failures import CAUSES, KINDS_PUBLISHED, FailureRates, Failures, ReadFloor, draw_failures
+from sim_backends.array.dies.statistics import StuckCells
 
 G = np.linspace(100e-6, 500e-6, 64).reshape(8, 8)
 NEVER = FailureRates(

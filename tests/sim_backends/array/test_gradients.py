@@ -12,10 +12,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from sim_backends.array import gradients
 from sim_backends.array.devices.conduction import Ohmic, Sinh
-from sim_backends.array.gradients import terminal_currents
-from sim_backends.array.network import Drive, Lines, solve
+from sim_backends.array.solver import gradients
+from sim_backends.array.solver.gradients import terminal_currents
+from sim_backends.array.solver.network import Drive, Lines, solve
 
 FloatArray = NDArray[np.float64]
 SIDES = ("left", "right", "bottom", "top")
@@ -216,5 +216,5 @@ def test_training_sees_the_lines() -> None:
 
 
 def test_the_network_alone_does_not_need_torch() -> None:
-    code = "import sys, sim_backends.array.network, sim_backends.array.passive_array; assert 'torch' not in sys.modules"
+    code = "import sys, sim_backends.array.solver.network, sim_backends.array.circuit.passive_array; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

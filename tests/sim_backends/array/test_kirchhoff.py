@@ -17,10 +17,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sim_backends.array import newton
 from sim_backends.array.devices.conduction import Cubic, Ohmic, Sinh, Tabulated
 from sim_backends.array.devices.transistor import Transistor
-from sim_backends.array.network import ConvergenceError, Drive, Lines, NetworkError, solve
+from sim_backends.array.solver import newton
+from sim_backends.array.solver.network import ConvergenceError, Drive, Lines, NetworkError, solve
 
 SIDES = ("left", "right", "top", "bottom")
 RESISTANCES = (0.02, 0.5, 2.0, 50.0)

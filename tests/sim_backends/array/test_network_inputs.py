@@ -17,8 +17,8 @@ from sim_backends.array.devices.nili import Nili
 from sim_backends.array.devices.series import Series
 from sim_backends.array.devices.tio2 import TiO2Devices
 from sim_backends.array.devices.transistor import Transistor
-from sim_backends.array.gradients import terminal_currents
-from sim_backends.array.network import Drive, Lines, Method, NetworkError, solve, transfer_matrix
+from sim_backends.array.solver.gradients import terminal_currents
+from sim_backends.array.solver.network import Drive, Lines, Method, NetworkError, solve, transfer_matrix
 
 RNG = np.random.default_rng(0)
 WHOLE = RNG.integers(1, 100, (4, 5)).astype(np.float64)  # numbers that every type holds exactly

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sim_backends.array.devices.conduction import Sinh
 from sim_backends.array.devices.transistor import Transistor
-from sim_backends.array.network import Drive, Lines, solve
+from sim_backends.array.solver.network import Drive, Lines, solve
 
 FloatArray = NDArray[np.float64]
 

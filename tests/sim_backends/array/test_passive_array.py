@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sim_backends.array.bias import FLOATING, GROUNDED, HALF, THIRD, BiasScheme, line_mask
+from sim_backends.array.circuit.bias import FLOATING, GROUNDED, HALF, THIRD, BiasScheme, line_mask
+from sim_backends.array.circuit.passive_array import PassiveArray
 from sim_backends.array.devices.interface import DeviceLimitError, refuse_where
 from sim_backends.array.devices.vteam import Vteam, VteamParameters
-from sim_backends.array.network import Lines, solve
-from sim_backends.array.passive_array import PassiveArray
+from sim_backends.array.solver.network import Lines, solve
 
 FloatArray = NDArray[np.float64]
 LINES = Lines(2.0, 2.0)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim_backends.array.circuit.product import fit_odd_polynomial, product_model
 from sim_backends.array.devices.mtj import Mtj
-from sim_backends.array.product import fit_odd_polynomial, product_model
 
 ROWS = COLUMNS = 25
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sim_backends.array.devices.conduction import Sinh
-from sim_backends.array.network import Lines, solve
+from sim_backends.array.solver.network import Lines, solve
 
 
 class Unsaid:

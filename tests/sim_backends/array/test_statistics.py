@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import ks_2samp, kstest, kurtosis
 
 from sim_backends.array.devices.interface import DeviceLimitError
-from sim_backends.array.statistics import (
+from sim_backends.array.dies.statistics import (
     HalfSelectDrift,
     StuckCells,
     TransferStatistics,

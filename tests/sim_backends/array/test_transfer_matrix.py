@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim_backends.array.network import Lines, transfer_matrix
+from sim_backends.array.solver.network import Lines, transfer_matrix
 
 ROWS = COLUMNS = 25
 

@@ -1,0 +1,1 @@
+"""Arrays in use: bias schemes, columns, drops along lines, products."""

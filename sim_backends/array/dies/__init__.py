@@ -1,0 +1,1 @@
+"""Dies and lots of them: drawn, measured, broken, pulsed, read out."""

@@ -1,0 +1,1 @@
+"""Texts and files from outside: quantities, plain YAML, bounded npz."""

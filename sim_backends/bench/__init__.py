@@ -1,0 +1,1 @@
+"""What is under the needles, the clock, and the log of what happened there."""

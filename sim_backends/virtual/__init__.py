@@ -1,0 +1,1 @@
+"""The simulated instruments, a file or a prefix each."""

@@ -1,0 +1,1 @@
+"""Sockets and languages (frames, SCPI, TSP), and what goes wrong on them."""

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from analysis.analog_results import CLASS_WORDS
 from analysis.figures import CLASS_COLOURS, FAINT, INK, SPREAD_PALETTE, SPREAD_TOP, _legend, _plot
-from mapping.converge import Outcome
-from mapping.die_record import CellClass
-from mapping.transfer_metrics import cumulative, outputs
+from mapping.dies.die_record import CellClass
+from mapping.training.transfer_metrics import cumulative, outputs
+from mapping.writing.converge import Outcome
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]

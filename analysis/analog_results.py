@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from analysis.lot_results import NothingMeasuredError, _of_run, _provenance
 from analysis.record import COMPUTED, Record
 from analysis.step_names import SURVEY
-from mapping.converge import Outcome
-from mapping.die_record import CellClass
+from mapping.dies.die_record import CellClass
+from mapping.writing.converge import Outcome
 
 #: Words for what is broken on a die of analog cells.
 CLASS_WORDS = {

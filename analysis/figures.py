@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from analysis.results import FloatArray, LotResults
 from analysis.summary import TRAININGS
-from mapping.die_record import CellClass
+from mapping.dies.die_record import CellClass
 
 #: Colours and upper limit of maps of what classifiers deviate by, those of the paper (arXiv:2305.18495).
 SPREAD_PALETTE = interp_palette(("#FFFFFF", "#FEE391", "#FE9929", "#CC4C02", "#662506"), 256)

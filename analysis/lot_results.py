@@ -26,7 +26,7 @@ from analysis.step_names import (
     TRAIN_STATISTICS_AWARE,
     TRAIN_UNAWARE,
 )
-from mapping.die_record import CellClass, DieRecord, LineFault
+from mapping.dies.die_record import CellClass, DieRecord, LineFault
 
 TRAININGS = tuple(summary.TRAININGS)
 #: Computations whose time is told of.

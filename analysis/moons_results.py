@@ -153,7 +153,9 @@ def _others(data: xr.Dataset | None, dies: int) -> dict[str, BoolArray]:
 
 def metrics(right: BoolArray) -> dict[str, float | None]:
     """f95, mean accuracy and worst point of test points ``[die, point]``."""
-    from mapping.transfer_metrics import survivors  # compiled code: only runs that have such points wait for it
+    from mapping.training.transfer_metrics import (
+        survivors,  # compiled code: only runs that have such points wait for it
+    )
 
     if not right.size:
         return {"f95": None, "mean": None, "worst": None}

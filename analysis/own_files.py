@@ -202,7 +202,7 @@ def is_measured_dies(path: Path) -> bool:
 
 def is_schedule(path: Path) -> bool:
     """Whether a file is a schedule."""
-    from mapping.schedule_file import format_of
+    from mapping.writing.schedule_file import format_of
 
     return format_of(path) != ""
 

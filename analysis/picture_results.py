@@ -14,7 +14,7 @@ from analysis.assumed import assumed
 from analysis.lot_results import NothingMeasuredError, _latest
 from analysis.record import Record
 from analysis.step_names import KEEP_PICTURE, MEASURE_ANALOG, WRITE_ANALOG
-from mapping.analog_die import AnalogDie
+from mapping.dies.analog_die import AnalogDie
 
 FloatArray = NDArray[np.float64]
 

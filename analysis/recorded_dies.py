@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from analysis.read_noise import Reads
 from analysis.record import Intent, Record, Step
 from analysis.step_names import MEASURE_STATES, PROGRAM, SURVEY
-from mapping.coding import AP, DONT_CARE
-from mapping.die_record import CellClass, DieRecord
-from mapping.geometry import ArrayGeometry
+from mapping.dies.die_record import CellClass, DieRecord
+from mapping.dies.geometry import ArrayGeometry
+from mapping.placement.coding import AP, DONT_CARE
 
 
 class TwinError(ValueError):

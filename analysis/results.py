@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
 
-#: Keys of `LotResults.defect_counts`, in the order of the codes 1.. of `mapping.die_record.CellClass`.
+#: Keys of `LotResults.defect_counts`, in the order of the codes 1.. of `mapping.dies.die_record.CellClass`.
 DEFECTS = ("short", "open", "stuck_p", "stuck_ap", "weak", "dead_line")
 
 
@@ -73,7 +73,7 @@ class LotResults:
     line_faults : tuple of tuple of str
         Per die, dead lines in words.
     cell_class : uint8 ``[die, block, row, column]``
-        Class of every cell, laid out as on the die (codes of `mapping.die_record.CellClass`).
+        Class of every cell, laid out as on the die (codes of `mapping.dies.die_record.CellClass`).
     g_p, g_ap : float32 ``[die, cell]``
         Measured conductances (S), any order of cells, same order as `cell_class_flat`.
     sensitivity : dict
@@ -116,7 +116,7 @@ class LotResults:
 
     @property
     def defects(self) -> NDArray[np.int64]:
-        """Cells of each die that are not good (as `mapping.die_record.DieRecord.defects`); empty where not known."""
+        """Cells of each die that are not good (as `mapping.dies.die_record.DieRecord.defects`); empty where not known."""
         counts = [np.asarray(self.defect_counts[key]) for key in DEFECTS if key in self.defect_counts]
         return np.sum(counts, axis=0, dtype=np.int64) if counts else np.empty(0, np.int64)
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from analysis.record import Record
 from analysis.step_names import MEASURE_ANALOG, MEASURE_STATES, PROGRAM, WRITE_ANALOG
-from mapping.analog_die import LIMITS
-from mapping.die_record import HARD_DEFECTS, CellClass, LineFault
-from mapping.geometry import ArrayGeometry
+from mapping.dies.analog_die import LIMITS
+from mapping.dies.die_record import HARD_DEFECTS, CellClass, LineFault
+from mapping.dies.geometry import ArrayGeometry
 from sim_backends.array.files.npz import UNREADABLE, read_npz
 
 BoolArray = NDArray[np.bool_]

@@ -16,15 +16,15 @@ from analysis.lot_file import NOT_TOLD, LotTree
 from analysis.read_noise import NoiseFit
 from analysis.recorded_dies import RecordedDie
 from analysis.switching import SwitchingFit, Trials, draw_critical
-from mapping.defects import DefectStatistics
-from mapping.die_record import CellClass
+from mapping.dies.defects import DefectStatistics
+from mapping.dies.die_record import CellClass
 
 #: Format of the measured dies; `sim_backends/array/dies/measured.py` describes it.
 FORMAT = "xbarlab measured dies 1"
 LINE_KINDS = {"row": 0, "column": 1, "shared_row": 3}  # codes of the file; 2 is a gate, which reads like a column
 DIRECTIONS = ("to_ap", "to_p")
 
-_POINT = ("short", "open", "stuck_p", "stuck_ap", "weak_tmr")  # `mapping.defects.POINT` in the words of a lot file
+_POINT = ("short", "open", "stuck_p", "stuck_ap", "weak_tmr")  # `mapping.dies.defects.POINT` in the words of a lot file
 
 
 def cells_file(dies: Sequence[RecordedDie], trials: Sequence[Trials], fits: Sequence[SwitchingFit]) -> bytes:

@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from mapping.converge import ConvergeToTarget, write
+from mapping.writing.converge import ConvergeToTarget, write
 from sim_backends.array.circuit.passive_array import PassiveArray
 from sim_backends.array.devices.tio2 import WINDOW, TiO2Devices
 from sim_backends.array.solver.network import Lines, solve

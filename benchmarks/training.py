@@ -17,9 +17,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from mapping import training
-from mapping.mnist import load_mnist
-from mapping.network import Layer
+from mapping.training import binary as training
+from mapping.training.mnist import load_mnist
+from mapping.training.network import Layer
 from protocols.drawn_dies import measured_records
 from sim_backends.array.dies.lot import load_lot
 

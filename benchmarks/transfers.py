@@ -32,10 +32,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch
 
-from mapping.differential_pairs import PHYSICAL, events_by_tensor, scales
-from mapping.moon_training import ALL_SOURCES, Batch, fresh_weights, train
-from mapping.moons import half_moons
-from mapping.transfer_metrics import evaluate
+from mapping.placement.differential_pairs import PHYSICAL, events_by_tensor, scales
+from mapping.training.moon_training import ALL_SOURCES, Batch, fresh_weights, train
+from mapping.training.moons import half_moons
+from mapping.training.transfer_metrics import evaluate
 from sim_backends.array.dies.statistics import TransferStatistics, transfer
 
 LAW = TransferStatistics()

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mapping import differential_pairs as moons
-from mapping.analog_die import AnalogDie
-from mapping.analog_schedule import AnalogSchedule, Parallel, build_analog_schedule
-from mapping.conductance_targets import ConductanceTargets, TargetError
-from mapping.converge import ARRAY, ConvergeToTarget
-from mapping.differential_pairs import PHYSICAL, PairMap
-from mapping.geometry import ArrayGeometry, check_cells
-from mapping.placement import Placement, place
-from mapping.schedule import file_digest
-from mapping.touch_up import Passes
-from mapping.weights import WeightsError, load_weights
+from mapping.dies.analog_die import AnalogDie
+from mapping.dies.geometry import ArrayGeometry, check_cells
+from mapping.placement import differential_pairs as moons
+from mapping.placement.differential_pairs import PHYSICAL, PairMap
+from mapping.placement.placement import Placement, place
+from mapping.placement.weights import WeightsError, load_weights
+from mapping.writing.analog_schedule import AnalogSchedule, Parallel, build_analog_schedule
+from mapping.writing.conductance_targets import ConductanceTargets, TargetError
+from mapping.writing.converge import ARRAY, ConvergeToTarget
+from mapping.writing.schedule import file_digest
+from mapping.writing.touch_up import Passes
 
 FloatArray = NDArray[np.float64]
 
@@ -43,18 +43,18 @@ def map_analog(
     """Schedule that writes the weights of a file into an analog die.
 
     A 2-8-1 network on one 8 x 8 array fills it with its 32 weights, hidden biases among them, as
-    `mapping.differential_pairs` says. Of any other network every matrix is placed (`mapping.placement.place`), and
+    `mapping.placement.differential_pairs` says. Of any other network every matrix is placed (`mapping.placement.placement.place`), and
     biases stay digital. Each tensor is scaled by its own largest weight.
 
     Parameters
     ----------
     weights_path : path
-        ``.safetensors``, ``.pt``, ``.pth`` or ``.npz``, see `mapping.weights`.
+        ``.safetensors``, ``.pt``, ``.pth`` or ``.npz``, see `mapping.placement.weights`.
     geometry : ArrayGeometry
     pairs
         How a weight becomes two conductances.
     settings, scheme, parallel, passes
-        See `mapping.analog_schedule.AnalogSchedule`.
+        See `mapping.writing.analog_schedule.AnalogSchedule`.
     copies : sequence of int, optional
         How often each layer is written; once by default.
     order : sequence of str, optional

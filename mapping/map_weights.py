@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mapping.die_record import DieRecord
-from mapping.geometry import ArrayGeometry, check_cells
-from mapping.placement import place
-from mapping.schedule import PulseSettings, StationTimes, VerifyRule, WriteSchedule, build_schedule, file_digest
-from mapping.weights import Coding, layers_from, load_weights
+from mapping.dies.die_record import DieRecord
+from mapping.dies.geometry import ArrayGeometry, check_cells
+from mapping.placement.placement import place
+from mapping.placement.weights import Coding, layers_from, load_weights
+from mapping.writing.schedule import PulseSettings, StationTimes, VerifyRule, WriteSchedule, build_schedule, file_digest
 
 
 def map_weights(
@@ -31,22 +31,22 @@ def map_weights(
     Parameters
     ----------
     weights_path : path
-        ``.safetensors``, ``.pt``, ``.pth`` or ``.npz``, see `mapping.weights`.
+        ``.safetensors``, ``.pt``, ``.pth`` or ``.npz``, see `mapping.placement.weights`.
     geometry : ArrayGeometry
     coding, binarise, order
-        See `mapping.weights.layers_from`.
+        See `mapping.placement.weights.layers_from`.
     copies : sequence of int, optional
         How often each layer is written; once by default.
     die : DieRecord, optional
         A measured die: its defects are avoided where there is room, and never pulsed.
     rows_per_multiply : int, optional
-        At most so many rows are driven at a time, see `mapping.placement.LayerPlacement.in_groups_of`.
+        At most so many rows are driven at a time, see `mapping.placement.placement.LayerPlacement.in_groups_of`.
     pulse, verify, times
-        See `mapping.schedule.WriteSchedule`.
+        See `mapping.writing.schedule.WriteSchedule`.
 
     Raises
     ------
-    FileNotFoundError, mapping.weights.WeightsError, mapping.placement.DoesNotFitError, CellKindError
+    FileNotFoundError, mapping.placement.weights.WeightsError, mapping.placement.placement.DoesNotFitError, CellKindError
         What is wrong with the file or the network, before anything is done.
     """
     check_cells(geometry, analog=False)

@@ -16,10 +16,10 @@ import xarray as xr
 from analysis import step_names
 from analysis.record import Pulse
 from instruments.roles.interfaces import ArrayCapabilities, LimitError
-from mapping.analog_die import AnalogDie
-from mapping.analog_schedule import AnalogBatch, AnalogSchedule, batches_of
-from mapping.converge import BoolArray, CellWrites, ConvergeToTarget, FloatArray, IntArray, Outcome
-from mapping.touch_up import TouchUp
+from mapping.dies.analog_die import AnalogDie
+from mapping.writing.analog_schedule import AnalogBatch, AnalogSchedule, batches_of
+from mapping.writing.converge import BoolArray, CellWrites, ConvergeToTarget, FloatArray, IntArray, Outcome
+from mapping.writing.touch_up import TouchUp
 from protocols.bench import Bench, Die
 from protocols.marks import step
 from protocols.reading import read_ranging
@@ -40,7 +40,7 @@ def write_analog(bench: Bench, die: Die, *, schedule: AnalogSchedule, found: Ana
     -------
     xarray.Dataset
         Of every cell ``[kernel, row, column]``: `target`, `achieved` (by the read of all at the end), `outcome`
-        (`mapping.converge.Outcome`: 1 within its tolerance, above that why it was given up), `pulses`; of the first
+        (`mapping.writing.converge.Outcome`: 1 within its tolerance, above that why it was given up), `pulses`; of the first
         pass `order` (its place, -1 for none), `written` and `after_pass` (conductance when its own write ended, and
         when the pass had ended, so their difference is the drift). `within` is the share of the cells with a target
         that are in tolerance after each pass. Counts are attributes: `cells` (that have a target), `known_broken` and

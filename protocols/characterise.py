@@ -9,11 +9,11 @@ import xarray as xr
 
 from analysis import step_names
 from analysis.record import Pulse
-from mapping.classify_cells import NotSwitchingError, classify
-from mapping.coding import AP, P
-from mapping.die_record import CellClass, DieRecord
-from mapping.geometry import ArrayGeometry
-from mapping.schedule import PulseSettings
+from mapping.dies.classify_cells import NotSwitchingError, classify
+from mapping.dies.die_record import CellClass, DieRecord
+from mapping.dies.geometry import ArrayGeometry
+from mapping.placement.coding import AP, P
+from mapping.writing.schedule import PulseSettings
 from protocols.bench import Bench, Die
 from protocols.fingerprint import fingerprint
 from protocols.marks import needs_no_contact, step

@@ -10,10 +10,10 @@ import xarray as xr
 
 from analysis import step_names
 from analysis.record import Pulse
-from mapping.analog_die import AnalogDie, classify_analog
-from mapping.checked_fields import check_numbers
-from mapping.converge import BoolArray, ConvergeToTarget, FloatArray
-from mapping.die_record import CellClass
+from mapping.dies.analog_die import AnalogDie, classify_analog
+from mapping.dies.die_record import CellClass
+from mapping.writing.checked_fields import check_numbers
+from mapping.writing.converge import BoolArray, ConvergeToTarget, FloatArray
 from protocols.analog_write import check_analog, read_everything
 from protocols.bench import Bench, Die
 from protocols.characterise import geometry_of
@@ -102,7 +102,7 @@ def measure_analog(
     Returns
     -------
     xarray.Dataset
-        That of `mapping.analog_die.AnalogDie`, and `g_initial` (S), `pulses`. Verdict ``fail`` if fewer than half of
+        That of `mapping.dies.analog_die.AnalogDie`, and `g_initial` (S), `pulses`. Verdict ``fail`` if fewer than half of
         the cells are good.
 
     Raises

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instruments.roles.interfaces import ArrayCapabilities
-from mapping.array_cells import cells_of
+from mapping.dies.array_cells import cells_of
 
 FloatArray = NDArray[np.float64]
 

@@ -24,7 +24,7 @@ from instruments.roles.interfaces import (
     ProberError,
     ZState,
 )
-from mapping import durations
+from mapping.writing import durations
 from protocols.costing_dies import Cells, typical_die
 
 BoolArray = NDArray[np.bool_]

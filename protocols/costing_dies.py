@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instruments.roles.interfaces import ArrayCapabilities
-from mapping.coding import AP, P
+from mapping.placement.coding import AP, P
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]

@@ -4,7 +4,7 @@ What is measured, and with which noise: every switchable cell is put into P and 
 write errors, no breakdown), and both maps are read through the readout chain of the simulated board, `ReadoutSpec` as
 it stands: white noise of 50 nA and 0.3 % of the current per sample, 8 samples averaged, 12 bit codes of the smallest
 range that a cell does not saturate, gain and offset of every channel as its calibration leaves them, line resistance
-of a read. Cells are classified from these two maps by `mapping.classify_cells`; the drawn truth does not enter.
+of a read. Cells are classified from these two maps by `mapping.dies.classify_cells`; the drawn truth does not enter.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mapping.classify_cells import NotSwitchingError, classify
-from mapping.die_record import CellClass, DieRecord
-from mapping.geometry import ArrayGeometry
+from mapping.dies.classify_cells import NotSwitchingError, classify
+from mapping.dies.die_record import CellClass, DieRecord
+from mapping.dies.geometry import ArrayGeometry
 from sim_backends.array.dies.lot import Lot
 from sim_backends.array.dies.mtj_die import Die, stream
 from sim_backends.array.dies.readout import Readout, ReadoutSpec

@@ -11,7 +11,7 @@ import xarray as xr
 
 from instruments.roles.interfaces import ArrayReader
 from instruments.roles.limits import applied_read_voltage
-from mapping.die_record import CellClass, DieRecord
+from mapping.dies.die_record import CellClass, DieRecord
 
 #: Two reads of one die correlate above 0.9 at the default spread and noise, two dies at 0 +- 0.02 (2,500 cells).
 SAME_DIE = 0.5

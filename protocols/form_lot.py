@@ -7,9 +7,9 @@ from rich.table import Table
 
 from instruments.roles.interfaces import LimitError
 from instruments.roles.quantities import Compliance, Ohms, PulseLimit, PulseWidth
-from mapping.array_cells import cells_of
-from mapping.forming import Forming
-from mapping.touch_up import check_writing
+from mapping.dies.array_cells import cells_of
+from mapping.writing.forming import Forming
+from mapping.writing.touch_up import check_writing
 from protocols.characterise import check_contact
 from protocols.contact import ContactRule
 from protocols.forming import form

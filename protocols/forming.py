@@ -12,9 +12,9 @@ import xarray as xr
 from analysis import step_names
 from analysis.record import Pulse
 from instruments.roles.interfaces import LimitError
-from mapping.converge import Outcome
-from mapping.forming import Forming, FormingRamps
-from mapping.touch_up import check_writing
+from mapping.writing.converge import Outcome
+from mapping.writing.forming import Forming, FormingRamps
+from mapping.writing.touch_up import check_writing
 from protocols.bench import Bench, Die
 from protocols.marks import step
 from protocols.reading import read_ranging
@@ -45,7 +45,7 @@ def form(
     Returns
     -------
     xarray.Dataset
-        `g` (S) at the end, `outcome` (`mapping.converge.Outcome`), `pulses` and `amplitude` (V, of the last pulse) of
+        `g` (S) at the end, `outcome` (`mapping.writing.converge.Outcome`), `pulses` and `amplitude` (V, of the last pulse) of
         every cell. Verdict ``fail`` if one of them was not formed.
 
     Raises

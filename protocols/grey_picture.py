@@ -19,14 +19,14 @@ from analysis import step_names
 from analysis.picture_results import PictureResults, picture_results
 from analysis.record import Record
 from instruments.roles.quantities import PulseLimit, Tolerance
-from mapping.analog_die import AnalogDie
-from mapping.analog_schedule import AnalogSchedule, Parallel, build_analog_schedule
-from mapping.conductance_targets import ConductanceTargets, check_tolerance
-from mapping.converge import ARRAY, ConvergeToTarget
-from mapping.die_record import CellClass
-from mapping.geometry import ArrayGeometry
-from mapping.pictures import conductances, read_picture, sphere
-from mapping.touch_up import check_writing
+from mapping.dies.analog_die import AnalogDie
+from mapping.dies.die_record import CellClass
+from mapping.dies.geometry import ArrayGeometry
+from mapping.writing.analog_schedule import AnalogSchedule, Parallel, build_analog_schedule
+from mapping.writing.conductance_targets import ConductanceTargets, check_tolerance
+from mapping.writing.converge import ARRAY, ConvergeToTarget
+from mapping.writing.pictures import conductances, read_picture, sphere
+from mapping.writing.touch_up import check_writing
 from protocols.analog_write import write_analog
 from protocols.bench import Die
 from protocols.characterise import check_contact

@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instruments.roles.limits import applied_read_voltage
-from mapping.die_record import CellClass, DieRecord
-from mapping.emulation import weight_unit
-from mapping.multiply import checked_inputs
-from mapping.placement import LayerPlacement, Placement, Read
+from mapping.dies.die_record import CellClass, DieRecord
+from mapping.placement.placement import LayerPlacement, Placement, Read
+from mapping.training.emulation import weight_unit
+from mapping.training.multiply import checked_inputs
 from protocols.bench import Bench
 
 FloatArray = NDArray[np.float64]
@@ -25,7 +25,7 @@ class ArrayMultiplier:
     ``[n, n_in]``), senses the columns, and returns the pair differences in weight units
     ``[n, copies, groups, n_out]``: currents divided by ``v * dg``, with dg the median healthy difference of P and AP
     of this die, and v what the converter puts out for `v_read`, as conductances are told everywhere. The same type
-    that `mapping.emulation` gives.
+    that `mapping.training.emulation` gives.
     """
 
     def __init__(self, bench: Bench, placement: Placement, die_record: DieRecord, *, averages: int = 1) -> None:

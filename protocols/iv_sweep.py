@@ -18,8 +18,8 @@ from analysis.iv_results import IVResults, iv_results
 from analysis.record import Record
 from instruments.roles.interfaces import LimitError
 from instruments.roles.quantities import Compliance, Duration, Volts
-from mapping.array_cells import cells_of
-from mapping.iv_sweep import IVSweep, Switching, switching_of
+from mapping.dies.array_cells import cells_of
+from mapping.writing.iv_sweep import IVSweep, Switching, switching_of
 from protocols.bench import Bench, Die
 from protocols.characterise import check_contact
 from protocols.limits import check_read_voltage
@@ -33,7 +33,7 @@ MOVED = 0.05
 TYPICAL = 100e-6
 #: The loop, by its turning points.
 HALVES = ("SET", "RESET")
-#: What is said of each half, of `mapping.iv_sweep.Switching`.
+#: What is said of each half, of `mapping.writing.iv_sweep.Switching`.
 SAID = ("g_before", "g_after", "v_switch", "i_max", "switched")
 
 
@@ -110,7 +110,7 @@ def sweep_cell(bench: Bench, die: Die, *, row: int, column: int, settings: IVSwe
         `voltage` ``[half, point]`` (V) and `current` ``[half, way, point]`` (A; NaN where the loop had turned back), of
         SET and RESET, there and back; `g` ``[moment, kernel, row, column]`` (S) before, between and after, the last of
         them also as `g_swept` ``[kernel, row, column]``. Of each half
-        ``[half]``: `g_before`, `g_after`, `v_switch`, `i_max` (`mapping.iv_sweep.Switching`), `switched`, `turned` and
+        ``[half]``: `g_before`, `g_after`, `v_switch`, `i_max` (`mapping.writing.iv_sweep.Switching`), `switched`, `turned` and
         `leak_change` (`instruments.roles.interfaces.SweptCell`). Attributes: `cell`, and `moved`: how many other cells have moved.
         Verdict ``fail`` if the cell switched in neither half.
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import xarray as xr
 
 from instruments.roles.interfaces import LimitError
-from mapping.coding import AP, P
-from mapping.converge import ConvergeToTarget
-from mapping.schedule import PulseSettings
+from mapping.placement.coding import AP, P
+from mapping.writing.converge import ConvergeToTarget
+from mapping.writing.schedule import PulseSettings
 
 
 class SettingError(ValueError):

@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mapping import training
-from mapping.defects import DefectStatistics
-from mapping.die_record import DieRecord
-from mapping.geometry import ArrayGeometry
-from mapping.mnist import Digits
-from mapping.multiply import Multiply, checked_inputs
-from mapping.network import BinaryNetwork, calibrate, ideal_multiply
-from mapping.placement import Placement
-from mapping.training import Architecture, Pairs, Recipe, Report, TrainingSet
+from mapping.dies.defects import DefectStatistics
+from mapping.dies.die_record import DieRecord
+from mapping.dies.geometry import ArrayGeometry
+from mapping.placement.placement import Placement
+from mapping.training import binary as training
+from mapping.training.binary import Architecture, Pairs, Recipe, Report, TrainingSet
+from mapping.training.mnist import Digits
+from mapping.training.multiply import Multiply, checked_inputs
+from mapping.training.network import BinaryNetwork, calibrate, ideal_multiply
 from protocols.mtj_mnist import CALIBRATION_IMAGES
 
 FloatArray = NDArray[np.float64]
@@ -145,7 +145,7 @@ class Methods:
 def record_multiply(network: BinaryNetwork, placement: Placement, die: tuple[Pairs, ...]) -> Multiply:
     """Multiplies of a network on one emulated die (``die_pairs([record], placement)``), in the form a die gives them.
 
-    The same arithmetic as `mapping.training.emulate`, open to a calibration.
+    The same arithmetic as `mapping.training.binary.emulate`, open to a calibration.
     """
     coefficients = []
     for layer, pairs, placed in zip(network.layers, die, placement.layers, strict=True):

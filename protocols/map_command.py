@@ -13,14 +13,14 @@ from analysis.own_files import check_output, is_schedule
 from analysis.record import Record
 from analysis.step_names import MEASURE_ANALOG, MEASURE_STATES
 from instruments.roles.quantities import SHARE, VOLT, Dimension
-from mapping.analog_die import AnalogDie
-from mapping.conductance_targets import check_tolerance
-from mapping.converge import ARRAY, ConvergeToTarget
-from mapping.die_record import DieRecord
-from mapping.differential_pairs import MAPS
-from mapping.geometry import NAMED, ArrayGeometry
+from mapping.dies.analog_die import AnalogDie
+from mapping.dies.die_record import DieRecord
+from mapping.dies.geometry import NAMED, ArrayGeometry
 from mapping.map_analog import map_analog
 from mapping.map_weights import map_weights
+from mapping.placement.differential_pairs import MAPS
+from mapping.writing.conductance_targets import check_tolerance
+from mapping.writing.converge import ARRAY, ConvergeToTarget
 from protocols.console import console
 
 #: Pulses in a row at a cap that was lowered: there they do the work that rising ones do elsewhere (assumed).
@@ -163,7 +163,7 @@ def geometry_named(name: str) -> ArrayGeometry:
         return ArrayGeometry.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise MapError(
-            f"{path} is not a geometry: {error}; write the fields of mapping.geometry.ArrayGeometry as JSON"
+            f"{path} is not a geometry: {error}; write the fields of mapping.dies.geometry.ArrayGeometry as JSON"
         ) from error
 
 

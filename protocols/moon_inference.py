@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mapping.differential_pairs import HIDDEN, INPUTS, PHYSICAL, SHAPE
-from mapping.multiply import checked_vectors
+from mapping.placement.differential_pairs import HIDDEN, INPUTS, PHYSICAL, SHAPE
+from mapping.training.multiply import checked_vectors
 from protocols.bench import Bench
 
 FloatArray = NDArray[np.float64]
@@ -30,7 +30,7 @@ def input_voltages(x: FloatArray, scale: FloatArray, v_read: float) -> FloatArra
     MultiplyError
         Naming the first coordinate that is outside of 0 ... 1.
     """
-    x = checked_vectors(x, INPUTS, "points", "scale both axes, as `mapping.moons` does", lowest=0.0)
+    x = checked_vectors(x, INPUTS, "points", "scale both axes, as `mapping.training.moons` does", lowest=0.0)
     share = scale[:2] / scale[:2].max()
     parts = np.column_stack([x * share[0], np.full(len(x), share[1])])
     return v_read * np.repeat(parts, 2, axis=1) * np.tile([1.0, -1.0], 3)

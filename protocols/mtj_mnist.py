@@ -21,15 +21,15 @@ from analysis.lot_results import lot_results
 from analysis.record import Record
 from analysis.results import LotResults
 from instruments.roles.quantities import ReadVoltage
-from mapping import training
-from mapping.defects import DefectStatistics
-from mapping.die_record import DieRecord
-from mapping.geometry import ArrayGeometry
-from mapping.mnist import SIDE, Digits, load_mnist
-from mapping.network import BinaryNetwork, Layer, calibrate, ideal_multiply
-from mapping.placement import place
-from mapping.schedule import WriteSchedule, build_schedule
-from mapping.training import Architecture, Recipe
+from mapping.dies.defects import DefectStatistics
+from mapping.dies.die_record import DieRecord
+from mapping.dies.geometry import ArrayGeometry
+from mapping.placement.placement import place
+from mapping.training import binary as training
+from mapping.training.binary import Architecture, Recipe
+from mapping.training.mnist import SIDE, Digits, load_mnist
+from mapping.training.network import BinaryNetwork, Layer, calibrate, ideal_multiply
+from mapping.writing.schedule import WriteSchedule, build_schedule
 from protocols.bench import Bench, Die
 from protocols.characterise import WRITE, check_contact, measure_states
 from protocols.inference import ArrayMultiplier
@@ -75,7 +75,7 @@ def mtj_mnist(
     images : int
         Test images.
     epochs : int, optional
-        Epochs of every training; by default each has its own number (`mapping.training`).
+        Epochs of every training; by default each has its own number (`mapping.training.binary`).
     mnist : Path, optional
         Folder with the four IDX files of MNIST, instead of the embedded 5,000 images.
     v_read : float

@@ -12,11 +12,11 @@ import numpy as np
 
 from instruments.roles import limits
 from instruments.roles.interfaces import ArrayCapabilities, LimitError
-from mapping.analog_schedule import AnalogSchedule
-from mapping.coding import AP, DONT_CARE, P
-from mapping.conductance_targets import TargetError, check_tolerance
-from mapping.die_record import HARD_DEFECTS, DieRecord
-from mapping.schedule import PulseSettings, WriteSchedule
+from mapping.dies.die_record import HARD_DEFECTS, DieRecord
+from mapping.placement.coding import AP, DONT_CARE, P
+from mapping.writing.analog_schedule import AnalogSchedule
+from mapping.writing.conductance_targets import TargetError, check_tolerance
+from mapping.writing.schedule import PulseSettings, WriteSchedule
 from protocols.analog_write import check_analog
 from protocols.bench import DOSE_LIMIT
 from protocols.costing_dies import Cells

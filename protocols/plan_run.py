@@ -18,9 +18,9 @@ import xarray as xr
 from analysis.digest import describe
 from analysis.record import Record
 from instruments.roles.interfaces import LimitError
-from mapping.analog_schedule import AnalogSchedule
-from mapping.die_record import DieRecord
-from mapping.schedule import PulseSettings, WriteSchedule
+from mapping.dies.die_record import DieRecord
+from mapping.writing.analog_schedule import AnalogSchedule
+from mapping.writing.schedule import PulseSettings, WriteSchedule
 from protocols.bench import DOSE_LIMIT, Bench, Die
 from protocols.costing_bench import CostingProber, CostingTester, Costs, Durations
 from protocols.costing_dies import Cells

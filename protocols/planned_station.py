@@ -22,13 +22,13 @@ from instruments.drivers.rack import CURRENT_LIMIT, READ_LIMIT, check_wiring, ra
 from instruments.plain_yaml import parse_yaml
 from instruments.roles.interfaces import ArrayCapabilities, CurrentRange, DieSite, InstrumentError
 from instruments.roles.quantities import OHM, Whole
-from mapping.durations import EXCHANGE
-from mapping.geometry import MTJ_20K
+from mapping.dies.geometry import MTJ_20K
+from mapping.writing.durations import EXCHANGE
 
 #: Dies of the route that is assumed, on a grid of so many columns.
 DIES, COLUMNS = 36, 6
 
-#: The board of docs/board_protocol.md with dies of `mapping.geometry.MTJ_20K`; its ranges reach from one cell to a
+#: The board of docs/board_protocol.md with dies of `mapping.dies.geometry.MTJ_20K`; its ranges reach from one cell to a
 #: whole line of shorts. Assumed.
 DOCUMENTED = {
     "protocol": 1,

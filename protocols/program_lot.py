@@ -8,13 +8,13 @@ import numpy as np
 from rich.table import Table
 
 from instruments.roles.quantities import ReadVoltage
-from mapping.analog_die import AnalogDie
-from mapping.analog_schedule import FORMAT as ANALOG
-from mapping.analog_schedule import AnalogSchedule
-from mapping.conductance_targets import TargetError, check_tolerance
-from mapping.die_record import DieRecord
-from mapping.schedule import WriteSchedule
-from mapping.schedule_file import format_of
+from mapping.dies.analog_die import AnalogDie
+from mapping.dies.die_record import DieRecord
+from mapping.writing.analog_schedule import FORMAT as ANALOG
+from mapping.writing.analog_schedule import AnalogSchedule
+from mapping.writing.conductance_targets import TargetError, check_tolerance
+from mapping.writing.schedule import WriteSchedule
+from mapping.writing.schedule_file import format_of
 from protocols.analog_write import write_analog
 from protocols.bench import Die
 from protocols.characterise import WRITE, check_contact, measure_states

@@ -27,9 +27,9 @@ from analysis.lot_curves import conclusions, write_page
 from analysis.lot_sweeps import SWEEPS, LotPoint, Place, sweeps
 from analysis.summary import TRAININGS
 from analysis.table import duration
-from mapping.mnist import Digits, load_mnist
-from mapping.network import BinaryNetwork
-from mapping.training import Architecture, Report
+from mapping.training.binary import Architecture, Report
+from mapping.training.mnist import Digits, load_mnist
+from mapping.training.network import BinaryNetwork
 from protocols import source_code
 from protocols.console import can_redraw, console
 from protocols.drawn_dies import geometry_of, measured_records, scaled_lot

@@ -22,9 +22,9 @@ from analysis.digest import array_digest
 from analysis.table import duration
 from analysis.transfer_curves import conclusions, write_page
 from analysis.transfer_results import LOOP, METRICS, summary
-from mapping.differential_pairs import MAPS
-from mapping.moon_training import RECIPES
-from mapping.moons import Moons, half_moons, read_moons
+from mapping.placement.differential_pairs import MAPS
+from mapping.training.moon_training import RECIPES
+from mapping.training.moons import Moons, half_moons, read_moons
 from protocols import source_code
 from protocols.console import can_redraw, console
 from protocols.progress import TimesColumn
@@ -64,7 +64,7 @@ def simulate_transfers(
     maps
         "physical", "paper" or "both".
     moons
-        Folder with points instead of our own (`mapping.moons.read_moons`).
+        Folder with points instead of our own (`mapping.training.moons.read_moons`).
     epochs
         Of every training, instead of each recipe's own number.
 

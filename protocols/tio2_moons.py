@@ -1,7 +1,7 @@
 """`xbar run tio2-moons`: half moons on a lot of passive 8 x 8 TiO2 dies, from training to measured classification.
 
 Two passes over the lot. First every die is measured: which cells are stuck, which lines dead. Then a network is trained
-with all techniques, and adapted to each die by what was measured of it (`mapping.closed_loop`; training points only).
+with all techniques, and adapted to each die by what was measured of it (`mapping.training.closed_loop`; training points only).
 Second pass: each die is written by analog write-verify until the whole array is in tolerance, partners make up for
 cells that could not be written, all cells are read, and the test points go through the array as analog products.
 """
@@ -21,19 +21,19 @@ from analysis import step_names
 from analysis.moons_results import MoonsResults, moons_results
 from analysis.record import Record
 from instruments.roles.quantities import Tolerance
-from mapping import closed_loop, written_dies
-from mapping.analog_die import AnalogDie
-from mapping.analog_schedule import AnalogSchedule, Parallel, build_analog_schedule
-from mapping.closed_loop import DiePlan, Measures, fitted_bias
-from mapping.conductance_targets import READ_NOISE, ConductanceTargets, check_tolerance
-from mapping.converge import ARRAY, ConvergeToTarget, Outcome
-from mapping.die_record import CellClass
-from mapping.differential_pairs import PHYSICAL, SHAPE, WEIGHTS, from_cells, per_weight, scales, to_cells
-from mapping.geometry import ArrayGeometry
-from mapping.moon_training import EPOCHS, RECIPES, Batch, fresh_weights, train
-from mapping.moons import Moons, half_moons, read_moons
-from mapping.touch_up import check_writing
-from mapping.transfer_metrics import classify, survivors, with_bias
+from mapping.dies.analog_die import AnalogDie
+from mapping.dies.die_record import CellClass
+from mapping.dies.geometry import ArrayGeometry
+from mapping.placement.differential_pairs import PHYSICAL, SHAPE, WEIGHTS, from_cells, per_weight, scales, to_cells
+from mapping.training import closed_loop, written_dies
+from mapping.training.closed_loop import DiePlan, Measures, fitted_bias
+from mapping.training.moon_training import EPOCHS, RECIPES, Batch, fresh_weights, train
+from mapping.training.moons import Moons, half_moons, read_moons
+from mapping.training.transfer_metrics import classify, survivors, with_bias
+from mapping.writing.analog_schedule import AnalogSchedule, Parallel, build_analog_schedule
+from mapping.writing.conductance_targets import READ_NOISE, ConductanceTargets, check_tolerance
+from mapping.writing.converge import ARRAY, ConvergeToTarget, Outcome
+from mapping.writing.touch_up import check_writing
 from protocols.analog_write import read_everything, write_analog
 from protocols.bench import Bench, Die
 from protocols.characterise import check_contact
@@ -82,7 +82,7 @@ def tio2_moons(
     tolerance : float
         Half-width of each cell's band, relative to its target.
     moons : Path, optional
-        Folder with other points (`mapping.moons.FILES`) than our own half moons.
+        Folder with other points (`mapping.training.moons.FILES`) than our own half moons.
     scheme : str
         Bias scheme of the pulses, ``V/2`` or ``V/3``.
     parallel : str

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.transfer_results import BAD_RATE, GRID, LEVELS, LOOP, RATES
-from mapping import closed_loop, written_dies
-from mapping.closed_loop import Measures
-from mapping.differential_pairs import DEVICES, PHYSICAL, PairMap, events_in_one_array
-from mapping.moon_training import RECIPES, Batch, fresh_weights, train
-from mapping.moons import Moons
-from mapping.transfer_metrics import cumulative, evaluate, outputs, transferred
+from mapping.placement.differential_pairs import DEVICES, PHYSICAL, PairMap, events_in_one_array
+from mapping.training import closed_loop, written_dies
+from mapping.training.closed_loop import Measures
+from mapping.training.moon_training import RECIPES, Batch, fresh_weights, train
+from mapping.training.moons import Moons
+from mapping.training.transfer_metrics import cumulative, evaluate, outputs, transferred
 from sim_backends.array.dies.statistics import StuckCells, TransferStatistics
 
 FloatArray = NDArray[np.float64]

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from analysis import step_names
 from analysis.record import Pulse
-from mapping.coding import AP, DONT_CARE, P
-from mapping.die_record import HARD_DEFECTS, DieRecord
-from mapping.schedule import WriteSchedule
+from mapping.dies.die_record import HARD_DEFECTS, DieRecord
+from mapping.placement.coding import AP, DONT_CARE, P
+from mapping.writing.schedule import WriteSchedule
 from protocols.bench import Bench, Die
 from protocols.marks import step
 from protocols.reading import read_conductances

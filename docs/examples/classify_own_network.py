@@ -12,11 +12,11 @@ import numpy as np
 import xarray as xr
 from rich.table import Table
 
-from mapping.die_record import DieRecord
-from mapping.network import group_sums, ideal_multiply
-from mapping.placement import Placement
-from mapping.schedule import WriteSchedule
-from mapping.weights import extra_tensors, layers_from, load_weights
+from mapping.dies.die_record import DieRecord
+from mapping.placement.placement import Placement
+from mapping.placement.weights import extra_tensors, layers_from, load_weights
+from mapping.training.network import group_sums, ideal_multiply
+from mapping.writing.schedule import WriteSchedule
 from protocols.characterise import check_contact, measure_states
 from protocols.inference import ArrayMultiplier
 from protocols.program_lot import check_geometry

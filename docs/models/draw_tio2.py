@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mapping.converge import ConvergeToTarget, Ramps
+from mapping.writing.converge import ConvergeToTarget, Ramps
 from sim_backends.array.devices.tio2 import WRITE_WIDTH, TiO2Devices
 
 FIT = runpy.run_path(str(Path(__file__).with_name("fit_tio2.py")))

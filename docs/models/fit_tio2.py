@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mapping.converge import ConvergeToTarget, Ramps
+from mapping.writing.converge import ConvergeToTarget, Ramps
 from sim_backends.array.devices.tio2 import V_LIMITS, WINDOW, WRITE_WIDTH, TiO2Devices
 
 FloatArray = NDArray[np.float64]

@@ -7,8 +7,8 @@ import xarray as xr
 from analysis.lot_results import NothingMeasuredError, lot_results
 from analysis.record import COMPUTED, Record
 from analysis.step_names import CLASSIFY_IMAGES, EMULATE_MOVED, MEASURE_STATES, SOFTWARE, SURVEY
-from mapping.die_record import DieRecord
-from mapping.geometry import ArrayGeometry
+from mapping.dies.die_record import DieRecord
+from mapping.dies.geometry import ArrayGeometry
 
 GEOMETRY = ArrayGeometry.tiled(2, 3, 1, 2, 3)
 DIES = ("c0r0", "c1r0")

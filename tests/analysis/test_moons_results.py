@@ -9,8 +9,8 @@ import xarray as xr
 from analysis.analog_results import defects, programming
 from analysis.moons_report import drift_of, figures, headline, pulses_of, render
 from analysis.moons_results import MoonsResults, Written, metrics, numbers
-from mapping.converge import Outcome
-from mapping.die_record import CellClass
+from mapping.dies.die_record import CellClass
+from mapping.writing.converge import Outcome
 
 DIMS = ("kernel", "row", "column")
 SHAPE = (1, 8, 8)

@@ -17,7 +17,7 @@ from analysis import figures
 from analysis.report import checks, headline, render, write_report
 from analysis.results import LotResults, Training
 from analysis.summary import TRAININGS, summary
-from mapping.die_record import CellClass
+from mapping.dies.die_record import CellClass
 
 SECTIONS = (
     "answer", "trust", "bad", "dies", "wafer", "defects", "transfer", "sensitivity", "map", "conductances",

@@ -10,8 +10,8 @@ import xarray as xr
 from analysis.record import Record
 from analysis.score import TruthError, score, totals
 from analysis.step_names import MEASURE_STATES, PROGRAM
-from mapping.die_record import CellClass, DieRecord, LineFault
-from mapping.geometry import ArrayGeometry
+from mapping.dies.die_record import CellClass, DieRecord, LineFault
+from mapping.dies.geometry import ArrayGeometry
 
 GEOMETRY = ArrayGeometry.tiled(rows=5, columns=6, blocks=1, block_rows=10, block_columns=6)
 KINDS = ("good", "short", "open", "stuck_p", "stuck_ap", "weak_tmr")

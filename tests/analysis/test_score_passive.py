@@ -9,9 +9,9 @@ import xarray as xr
 
 from analysis.record import Record
 from analysis.score import score, totals
-from mapping.analog_die import AnalogDie
-from mapping.die_record import CellClass, LineFault
-from mapping.geometry import ArrayGeometry
+from mapping.dies.analog_die import AnalogDie
+from mapping.dies.die_record import CellClass, LineFault
+from mapping.dies.geometry import ArrayGeometry
 from sim_backends.array.dies.failures import CAUSES
 from sim_backends.array.dies.kinds import die_of, load_any_lot
 from sim_backends.array.dies.passive_lot import passive_lot_from_tree

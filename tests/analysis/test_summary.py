@@ -14,7 +14,7 @@ from rich.console import Console
 from analysis.results import DEFECTS, LotResults, Training
 from analysis.summary import missing, paired_difference, summary
 from analysis.table import duration, percent, points, results_table
-from mapping.die_record import CellClass
+from mapping.dies.die_record import CellClass
 
 IMAGES = 400
 

@@ -13,8 +13,8 @@ from analysis.record import Pulse, Record, RecordError
 from analysis.recorded_dies import RecordedDie
 from analysis.switching import Law, Trials, draw_critical, fit_switching
 from analysis.twin import TwinError, write_twin
-from mapping.die_record import CellClass, DieRecord
-from mapping.geometry import ArrayGeometry
+from mapping.dies.die_record import CellClass, DieRecord
+from mapping.dies.geometry import ArrayGeometry
 from sim_backends.array.circuit.line_drops import cell_voltages
 from sim_backends.array.dies.lot import load_lot, lot_from_tree
 from sim_backends.array.dies.mtj_die import Die

@@ -10,7 +10,7 @@ import pytest
 @pytest.fixture(scope="session")
 def few_digits(tmp_path_factory):
     """A folder with a small MNIST: 400 digits to train with, 100 to test, in the four IDX files."""
-    from mapping.mnist import load_mnist
+    from mapping.training.mnist import load_mnist
 
     digits, folder = load_mnist().first_test(100), tmp_path_factory.mktemp("mnist")
     chosen = np.arange(0, len(digits.train_labels), 10)

@@ -11,10 +11,10 @@ import numpy as np
 import xarray as xr
 import yaml
 
-from mapping.die_record import DieRecord
-from mapping.geometry import ArrayGeometry
-from mapping.placement import place
-from mapping.schedule import build_schedule
+from mapping.dies.die_record import DieRecord
+from mapping.dies.geometry import ArrayGeometry
+from mapping.placement.placement import place
+from mapping.writing.schedule import build_schedule
 from protocols.characterise import check_contact, measure_states
 from protocols.run import Run, protocol
 from protocols.write_verify import program

@@ -9,9 +9,9 @@ from in_process import simulated_station
 
 from analysis.record import Record
 from instruments.station import load_station
-from mapping.die_record import DieRecord
-from mapping.placement import place
-from mapping.schedule import build_schedule
+from mapping.dies.die_record import DieRecord
+from mapping.placement.placement import place
+from mapping.writing.schedule import build_schedule
 from protocols.bench import Bench, Die, WrongDieError
 from protocols.characterise import measure_states
 from protocols.fingerprint import SAME_DIE, fingerprint, scatter_likeness

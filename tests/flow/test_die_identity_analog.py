@@ -7,10 +7,10 @@ from in_process import simulated_station
 
 from analysis.record import Record
 from instruments.station import load_station
-from mapping.analog_die import AnalogDie
-from mapping.analog_schedule import build_analog_schedule
-from mapping.conductance_targets import ConductanceTargets
-from mapping.converge import ARRAY
+from mapping.dies.analog_die import AnalogDie
+from mapping.writing.analog_schedule import build_analog_schedule
+from mapping.writing.conductance_targets import ConductanceTargets
+from mapping.writing.converge import ARRAY
 from protocols.analog_fingerprint import SAME_DIE, last_known, likeness
 from protocols.analog_write import write_analog
 from protocols.bench import Bench, Die, WrongDieError

@@ -33,11 +33,11 @@ from instruments.roles.interfaces import (
     UnknownOutcomeError,
 )
 from instruments.station import write_station
-from mapping.coding import AP, DONT_CARE, P
-from mapping.die_record import DieRecord
-from mapping.geometry import MTJ_20K
-from mapping.placement import place
-from mapping.schedule import Batch, PulseSettings, WriteSchedule
+from mapping.dies.die_record import DieRecord
+from mapping.dies.geometry import MTJ_20K
+from mapping.placement.coding import AP, DONT_CARE, P
+from mapping.placement.placement import place
+from mapping.writing.schedule import Batch, PulseSettings, WriteSchedule
 from protocols.bench import DOSE_LIMIT, WATCHDOG, LedgeredTester
 from protocols.characterise import check_contact
 from protocols.execute import execute

@@ -11,8 +11,8 @@ from PIL import Image
 
 from analysis.picture_report import headline
 from analysis.record import Record
-from mapping.analog_die import AnalogDie
-from mapping.pictures import conductances, sphere
+from mapping.dies.analog_die import AnalogDie
+from mapping.writing.pictures import conductances, sphere
 
 SEED, CAP = 1, 2.1
 

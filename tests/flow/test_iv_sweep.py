@@ -11,7 +11,7 @@ from analysis.record import Record
 from analysis.step_names import SWEEP_CELL
 from instruments.roles.interfaces import LinkError
 from instruments.station import load_station
-from mapping.iv_sweep import IVSweep
+from mapping.writing.iv_sweep import IVSweep
 from protocols.analog_fingerprint import last_known
 from protocols.bench import Bench, Die
 from protocols.iv_sweep import sweep_cell

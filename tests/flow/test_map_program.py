@@ -6,9 +6,9 @@ from command_line import xbar
 from safetensors.numpy import save_file
 
 from analysis.record import Record
-from mapping.coding import decode
-from mapping.die_record import HARD_DEFECTS
-from mapping.schedule import WriteSchedule
+from mapping.dies.die_record import HARD_DEFECTS
+from mapping.placement.coding import decode
+from mapping.writing.schedule import WriteSchedule
 from protocols.map_command import find_die
 from sim_backends.array.dies.lot import KINDS, load_lot
 from sim_backends.array.dies.mtj_die import Die as SimulatedDie

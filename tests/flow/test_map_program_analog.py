@@ -10,8 +10,8 @@ from happened import assert_frames_were_intended, assert_left_safely, assert_rea
 from safetensors.numpy import save_file
 
 from analysis.record import Record
-from mapping.analog_schedule import AnalogSchedule
-from mapping.converge import Outcome
+from mapping.writing.analog_schedule import AnalogSchedule
+from mapping.writing.converge import Outcome
 
 SEED, FIRST, SITE = 2, "c2r6", (2, 6)
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from mapping.coding import AP, DONT_CARE
-from mapping.die_record import DieRecord
-from mapping.emulation import emulate_multiply, weight_unit
-from mapping.placement import place
-from mapping.schedule import build_schedule
+from mapping.dies.die_record import DieRecord
+from mapping.placement.coding import AP, DONT_CARE
+from mapping.placement.placement import place
+from mapping.training.emulation import emulate_multiply, weight_unit
+from mapping.writing.schedule import build_schedule
 from protocols.characterise import measure_states
 from protocols.inference import ArrayMultiplier
 from protocols.write_verify import program

@@ -12,8 +12,8 @@ from in_process import sim_here
 
 from analysis.record import Record
 from analysis.step_names import CLASSIFY_POINTS, MEASURE_ANALOG, WRITE_ANALOG
-from mapping.converge import ARRAY, Outcome
-from mapping.die_record import CellClass
+from mapping.dies.die_record import CellClass
+from mapping.writing.converge import ARRAY, Outcome
 
 SEED = 1  # the first die has a dead row, the second a stuck cell
 EPOCHS = 1500

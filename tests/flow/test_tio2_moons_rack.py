@@ -22,8 +22,8 @@ from in_process import sim_here
 
 from analysis.record import Record
 from analysis.step_names import MEASURE_ANALOG, WRITE_ANALOG
-from mapping.converge import ARRAY, Outcome
-from mapping.moons import FILES, half_moons
+from mapping.training.moons import FILES, half_moons
+from mapping.writing.converge import ARRAY, Outcome
 from protocols.bench import DOSE_LIMIT
 
 DIE, SITE, SEED, CURRENT_LIMIT = "c4r0", (4, 0), 1, 5e-3  # it has a dead row and a stuck cell

@@ -10,8 +10,8 @@ from safetensors.numpy import save_file
 from analysis.record import Record
 from analysis.recorded_dies import kept_reads, on_die
 from analysis.twin import write_twin
-from mapping.die_record import CellClass, DieRecord
-from mapping.schedule import WriteSchedule
+from mapping.dies.die_record import CellClass, DieRecord
+from mapping.writing.schedule import WriteSchedule
 from sim_backends.array.dies.lot import load_lot
 from sim_backends.array.dies.mtj_die import Die
 from sim_backends.bench.bench import load_state, state_path

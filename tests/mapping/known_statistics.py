@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from mapping.defects import DefectStatistics
-from mapping.geometry import MTJ_20K
+from mapping.dies.defects import DefectStatistics
+from mapping.dies.geometry import MTJ_20K
 
 G_P, G_AP = 1 / 7000, 1 / 13000
 

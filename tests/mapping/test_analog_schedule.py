@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mapping.analog_die import AnalogDie, classify_analog
-from mapping.analog_schedule import AnalogSchedule, build_analog_schedule
-from mapping.conductance_targets import ConductanceTargets, TargetError
-from mapping.converge import ARRAY, LABORATORY, Incremental, Logarithmic
-from mapping.die_record import CellClass, LineFault
-from mapping.geometry import ArrayGeometry
-from mapping.placement import place
-from mapping.schedule import WriteSchedule
-from mapping.schedule_file import ScheduleFileError
-from mapping.touch_up import Passes, SchemeError
+from mapping.dies.analog_die import AnalogDie, classify_analog
+from mapping.dies.die_record import CellClass, LineFault
+from mapping.dies.geometry import ArrayGeometry
+from mapping.placement.placement import place
+from mapping.writing.analog_schedule import AnalogSchedule, build_analog_schedule
+from mapping.writing.conductance_targets import ConductanceTargets, TargetError
+from mapping.writing.converge import ARRAY, LABORATORY, Incremental, Logarithmic
+from mapping.writing.schedule import WriteSchedule
+from mapping.writing.schedule_file import ScheduleFileError
+from mapping.writing.touch_up import Passes, SchemeError
 
 DIE = ArrayGeometry.tiled(8, 8, 1, 8, 8)
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mapping.classify_cells import ClassLimits, NotSwitchingError, classify, healthy_levels
-from mapping.die_record import HARD_DEFECTS, CellClass, LineFault
-from mapping.geometry import MTJ_20K, ArrayGeometry
+from mapping.dies.classify_cells import ClassLimits, NotSwitchingError, classify, healthy_levels
+from mapping.dies.die_record import HARD_DEFECTS, CellClass, LineFault
+from mapping.dies.geometry import MTJ_20K, ArrayGeometry
 
 P, AP, SHORT, OPEN, NOISE = 143e-6, 77e-6, 476e-6, 0.1e-6, 0.005
 KINDS = (CellClass.SHORT, CellClass.OPEN, CellClass.STUCK_P, CellClass.STUCK_AP, CellClass.WEAK)

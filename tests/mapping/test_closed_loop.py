@@ -5,12 +5,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mapping import closed_loop
-from mapping.closed_loop import Measures, arranged, draw_stuck, find_stuck, fitted_bias, measure_stuck, place, plan, run
-from mapping.differential_pairs import HIDDEN, PHYSICAL, WEIGHTS, per_weight, scales
-from mapping.moon_training import RECIPES, Batch, fresh_weights, train
-from mapping.moons import half_moons
-from mapping.transfer_metrics import classify
+from mapping.placement.differential_pairs import HIDDEN, PHYSICAL, WEIGHTS, per_weight, scales
+from mapping.training import closed_loop
+from mapping.training.closed_loop import (
+    Measures,
+    arranged,
+    draw_stuck,
+    find_stuck,
+    fitted_bias,
+    measure_stuck,
+    place,
+    plan,
+    run,
+)
+from mapping.training.moon_training import RECIPES, Batch, fresh_weights, train
+from mapping.training.moons import half_moons
+from mapping.training.transfer_metrics import classify
 from sim_backends.array.dies.statistics import StuckCells, TransferStatistics
 
 pytestmark = pytest.mark.slow

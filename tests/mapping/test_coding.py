@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mapping.coding import AP, DONT_CARE, P, decode, encode
-from mapping.geometry import MTJ_20K
-from mapping.placement import place
+from mapping.dies.geometry import MTJ_20K
+from mapping.placement.coding import AP, DONT_CARE, P, decode, encode
+from mapping.placement.placement import place
 
 SHAPES = [(30, 7), (7, 3)]
 PLACEMENT = place(SHAPES, MTJ_20K, (1, 3))

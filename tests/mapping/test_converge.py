@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mapping.converge import (
+from mapping.writing.converge import (
     ARRAY,
     LABORATORY,
     CellWrites,

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from known_statistics import G_AP, statistics
 
-from mapping.classify_cells import classify
-from mapping.defects import LINES, POINT, DefectStatistics, DieSampler, StatisticsError
-from mapping.die_record import CellClass, DieRecord
-from mapping.geometry import MTJ_20K
+from mapping.dies.classify_cells import classify
+from mapping.dies.defects import LINES, POINT, DefectStatistics, DieSampler, StatisticsError
+from mapping.dies.die_record import CellClass, DieRecord
+from mapping.dies.geometry import MTJ_20K
 
 
 def records(count, **changes):

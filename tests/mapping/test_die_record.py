@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from mapping.analog_die import AnalogDie
-from mapping.defects import DefectStatistics
-from mapping.die_record import CellClass, DieRecord, DieRecordError
-from mapping.emulation import cell_arrays, weight_unit
-from mapping.geometry import NAMED, ArrayGeometry
+from mapping.dies.analog_die import AnalogDie
+from mapping.dies.defects import DefectStatistics
+from mapping.dies.die_record import CellClass, DieRecord, DieRecordError
+from mapping.dies.geometry import NAMED, ArrayGeometry
+from mapping.training.emulation import cell_arrays, weight_unit
 
 GEOMETRY = NAMED["mtj-20k"]
 CELL = (3, 4, 5)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mapping.differential_pairs import (
+from mapping.placement.differential_pairs import (
     DEVICES,
     MAPS,
     PAPER,

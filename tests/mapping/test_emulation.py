@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mapping.classify_cells import classify
-from mapping.coding import AP, DONT_CARE, P, encode
-from mapping.die_record import CellClass, DieRecord
-from mapping.emulation import LineResistance, cell_arrays, emulate_multiply, weight_unit, without_lines
-from mapping.geometry import MTJ_20K
-from mapping.placement import place
+from mapping.dies.classify_cells import classify
+from mapping.dies.die_record import CellClass, DieRecord
+from mapping.dies.geometry import MTJ_20K
+from mapping.placement.coding import AP, DONT_CARE, P, encode
+from mapping.placement.placement import place
+from mapping.training.emulation import LineResistance, cell_arrays, emulate_multiply, weight_unit, without_lines
 from sim_backends.array.dies.lot import load_lot
 from sim_backends.array.dies.mtj_die import Die
 from sim_backends.array.dies.readout import ReadoutSpec

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mapping.converge import Outcome
-from mapping.forming import Forming, FormingRamps
+from mapping.writing.converge import Outcome
+from mapping.writing.forming import Forming, FormingRamps
 
 SHORT = Forming(start=3.5, step=0.5, cap=5.0, confirmations=3)
 

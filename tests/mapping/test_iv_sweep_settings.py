@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mapping.array_cells import CellNameError, cells_of
-from mapping.iv_sweep import IVSweep, SweepError, switching_of
+from mapping.dies.array_cells import CellNameError, cells_of
+from mapping.writing.iv_sweep import IVSweep, SweepError, switching_of
 
 
 def test_the_laboratory_s_loop():

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from mapping.conductance_targets import TargetError
-from mapping.differential_pairs import PAPER, PHYSICAL, from_cells, scales
-from mapping.geometry import PASSIVE_8X8, PASSIVE_64X64
+from mapping.dies.geometry import PASSIVE_8X8, PASSIVE_64X64
 from mapping.map_analog import map_analog
-from mapping.placement import DoesNotFitError
-from mapping.weights import WeightsError
+from mapping.placement.differential_pairs import PAPER, PHYSICAL, from_cells, scales
+from mapping.placement.placement import DoesNotFitError
+from mapping.placement.weights import WeightsError
+from mapping.writing.conductance_targets import TargetError
 
 
 def saved(path, seed=0, **change):

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from mapping.coding import decode
-from mapping.die_record import CellClass, DieRecord
-from mapping.geometry import MTJ_20K
+from mapping.dies.die_record import CellClass, DieRecord
+from mapping.dies.geometry import MTJ_20K
 from mapping.map_weights import map_weights
-from mapping.placement import DoesNotFitError
-from mapping.schedule import PulseSettings, WriteSchedule, file_digest
+from mapping.placement.coding import decode
+from mapping.placement.placement import DoesNotFitError
+from mapping.writing.schedule import PulseSettings, WriteSchedule, file_digest
 
 
 @pytest.fixture

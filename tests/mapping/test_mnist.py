@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 
-from mapping.mnist import MnistError, load_mnist, pool
+from mapping.training.mnist import MnistError, load_mnist, pool
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from mapping import moon_kernels
-from mapping.differential_pairs import DEVICES, PAPER, PHYSICAL, WEIGHTS, events_by_tensor, scales
-from mapping.moon_training import (
+from mapping.placement.differential_pairs import DEVICES, PAPER, PHYSICAL, WEIGHTS, events_by_tensor, scales
+from mapping.training import moon_kernels
+from mapping.training.moon_training import (
     ALL_SOURCES,
     ALL_TECHNIQUES,
     RECIPES,
@@ -19,8 +19,8 @@ from mapping.moon_training import (
     fresh_weights,
     train,
 )
-from mapping.moons import half_moons
-from mapping.transfer_metrics import classify
+from mapping.training.moons import half_moons
+from mapping.training.transfer_metrics import classify
 from sim_backends.array.dies.statistics import TransferStatistics, drift_table, transfer
 
 MOONS = half_moons(sizes=(200, 50, 100))

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mapping.moons import FILES, SIZES, MoonsError, half_moons, read_moons
+from mapping.training.moons import FILES, SIZES, MoonsError, half_moons, read_moons
 
 
 @given(seed=st.integers(0, 1000), noise=st.floats(0, 0.5))

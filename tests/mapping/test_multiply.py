@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mapping.coding import encode
-from mapping.die_record import DieRecord
-from mapping.emulation import LineResistance, emulate_multiply
-from mapping.geometry import NAMED
-from mapping.multiply import MultiplyError, checked_inputs
-from mapping.network import BinaryNetwork, Layer, ideal_multiply
-from mapping.placement import place
-from mapping.training import die_pairs
+from mapping.dies.die_record import DieRecord
+from mapping.dies.geometry import NAMED
+from mapping.placement.coding import encode
+from mapping.placement.placement import place
+from mapping.training.binary import die_pairs
+from mapping.training.emulation import LineResistance, emulate_multiply
+from mapping.training.multiply import MultiplyError, checked_inputs
+from mapping.training.network import BinaryNetwork, Layer, ideal_multiply
 from protocols.inference import ArrayMultiplier
 from protocols.lot_methods import record_multiply
 from protocols.moon_inference import input_voltages

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mapping.geometry import MTJ_20K
-from mapping.mnist import pool
-from mapping.network import BinaryNetwork, Correction, Layer, calibrate, group_sums, ideal_multiply
+from mapping.dies.geometry import MTJ_20K
+from mapping.training.mnist import pool
+from mapping.training.network import BinaryNetwork, Correction, Layer, calibrate, group_sums, ideal_multiply
 
 
 def network(seed=0, inputs=30, hidden=12, rows=(5, 3), copies=(1, 2), guard=True):

@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from mapping.mnist import MnistError, load_mnist
-from mapping.moons import FILES, MoonsError, read_moons
-from mapping.pictures import PictureError, read_picture
-from mapping.schedule_file import read_array
-from mapping.weights import WeightsError, load_weights
+from mapping.placement.weights import WeightsError, load_weights
+from mapping.training.mnist import MnistError, load_mnist
+from mapping.training.moons import FILES, MoonsError, read_moons
+from mapping.writing.pictures import PictureError, read_picture
+from mapping.writing.schedule_file import read_array
 from sim_backends.array.files.npz import read_npz
 
 PLENTY = 300_000_000  # bytes that none of these may take
@@ -74,7 +74,7 @@ def test_npz_arrays_are_what_is_stored_of_them(tmp_path, shape):
 
 
 def test_packed_weights_are_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr("mapping.weights.LARGEST", 1 << 20)
+    monkeypatch.setattr("mapping.placement.weights.LARGEST", 1 << 20)
     np.savez_compressed(tmp_path / "w.npz", w=np.zeros((1000, 1000)))
     with pytest.raises(WeightsError, match="too many"):
         load_weights(tmp_path / "w.npz")
@@ -132,6 +132,6 @@ def test_points_are_not_unpacked(tmp_path, monkeypatch):
     for name in FILES:
         (tmp_path / name).write_bytes(b"x0,x1,label\n0.1,0.2,0\n")
     assert len(read_moons(tmp_path).train) == 1
-    monkeypatch.setattr("mapping.moons._LARGEST", 10)
+    monkeypatch.setattr("mapping.training.moons._LARGEST", 10)
     with pytest.raises(MoonsError, match="larger than"):
         read_moons(tmp_path)

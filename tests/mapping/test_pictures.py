@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mapping import pictures
-from mapping.pictures import PictureError, conductances, read_picture, sphere
+from mapping.writing import pictures
+from mapping.writing.pictures import PictureError, conductances, read_picture, sphere
 
 
 @given(rows=st.integers(4, 70), columns=st.integers(4, 70))

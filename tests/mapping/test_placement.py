@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mapping.die_record import CellClass, DieRecord
-from mapping.geometry import MTJ_20K, ArrayGeometry
-from mapping.placement import DoesNotFitError, Placement, most_copies, place
+from mapping.dies.die_record import CellClass, DieRecord
+from mapping.dies.geometry import MTJ_20K, ArrayGeometry
+from mapping.placement.placement import DoesNotFitError, Placement, most_copies, place
 
 GEOMETRIES = st.builds(
     lambda rows, columns, blocks, down, over: ArrayGeometry.tiled(rows, columns, blocks, rows * down, columns * over),

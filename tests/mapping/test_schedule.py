@@ -7,11 +7,11 @@ import h5py
 import numpy as np
 import pytest
 
-from mapping.coding import AP, DONT_CARE, P, decode
-from mapping.die_record import CellClass, DieRecord
-from mapping.geometry import MTJ_20K
-from mapping.placement import place
-from mapping.schedule import (
+from mapping.dies.die_record import CellClass, DieRecord
+from mapping.dies.geometry import MTJ_20K
+from mapping.placement.coding import AP, DONT_CARE, P, decode
+from mapping.placement.placement import place
+from mapping.writing.schedule import (
     PulseSettings,
     ScheduleFileError,
     StationTimes,

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mapping.array_writes import write_whole
-from mapping.converge import ARRAY, LABORATORY, Outcome
-from mapping.touch_up import (
+from mapping.writing.array_writes import write_whole
+from mapping.writing.converge import ARRAY, LABORATORY, Outcome
+from mapping.writing.touch_up import (
     Passes,
     SchemeError,
     TouchUp,

@@ -7,12 +7,10 @@ import pytest
 import torch
 from known_statistics import statistics
 
-from mapping.defects import DieSampler
-from mapping.die_record import DieRecord
-from mapping.geometry import MTJ_20K
-from mapping.mnist import load_mnist
-from mapping.network import ideal_multiply
-from mapping.training import (
+from mapping.dies.defects import DieSampler
+from mapping.dies.die_record import DieRecord
+from mapping.dies.geometry import MTJ_20K
+from mapping.training.binary import (
     DIE_AWARE,
     STATISTICS_AWARE,
     UNAWARE,
@@ -26,6 +24,8 @@ from mapping.training import (
     training_set,
     with_variants,
 )
+from mapping.training.mnist import load_mnist
+from mapping.training.network import ideal_multiply
 
 pytestmark = pytest.mark.slow
 

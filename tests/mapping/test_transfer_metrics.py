@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mapping.differential_pairs import PHYSICAL, WEIGHTS, events_in_one_array, scales
-from mapping.moons import half_moons
-from mapping.transfer_metrics import classify, cumulative, evaluate, outputs, survivors, transferred
+from mapping.placement.differential_pairs import PHYSICAL, WEIGHTS, events_in_one_array, scales
+from mapping.training.moons import half_moons
+from mapping.training.transfer_metrics import classify, cumulative, evaluate, outputs, survivors, transferred
 from sim_backends.array.dies.statistics import TransferStatistics
 
 MOONS = half_moons(sizes=(200, 50, 100))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from mapping.weights import WeightsError, extra_tensors, layers_from, load_weights
+from mapping.placement.weights import WeightsError, extra_tensors, layers_from, load_weights
 
 RNG = np.random.default_rng(0)
 

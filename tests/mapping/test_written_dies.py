@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from mapping.closed_loop import draw_stuck, plan
-from mapping.differential_pairs import PHYSICAL, from_cells
-from mapping.moon_training import RECIPES, Batch, fresh_weights, train
-from mapping.moons import half_moons
-from mapping.written_dies import TUNING_ONLY, Dies, within_tolerance
+from mapping.placement.differential_pairs import PHYSICAL, from_cells
+from mapping.training.closed_loop import draw_stuck, plan
+from mapping.training.moon_training import RECIPES, Batch, fresh_weights, train
+from mapping.training.moons import half_moons
+from mapping.training.written_dies import TUNING_ONLY, Dies, within_tolerance
 from sim_backends.array.circuit.bias import HALF, line_mask
 from sim_backends.array.circuit.ideal_array import IdealArray
 from sim_backends.array.circuit.passive_array import PassiveArray

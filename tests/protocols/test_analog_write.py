@@ -12,12 +12,12 @@ from in_process import simulated_station
 from analysis.record import Record
 from instruments.roles.interfaces import LimitError
 from instruments.station import load_station
-from mapping.analog_die import AnalogDie
-from mapping.analog_schedule import build_analog_schedule
-from mapping.conductance_targets import ConductanceTargets, TargetError
-from mapping.converge import ARRAY, Outcome
-from mapping.die_record import CellClass
-from mapping.touch_up import Passes
+from mapping.dies.analog_die import AnalogDie
+from mapping.dies.die_record import CellClass
+from mapping.writing.analog_schedule import build_analog_schedule
+from mapping.writing.conductance_targets import ConductanceTargets, TargetError
+from mapping.writing.converge import ARRAY, Outcome
+from mapping.writing.touch_up import Passes
 from protocols.analog_write import _Write, drift, gave_up, pulses_for, write_analog
 from protocols.bench import Bench, Die
 from protocols.characterise_analog import PROBE, measure_analog, within_caps

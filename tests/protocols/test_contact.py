@@ -8,7 +8,7 @@ from virgin import virgin_station
 
 from analysis.record import Record
 from instruments.station import load_station
-from mapping.forming import Forming
+from mapping.writing.forming import Forming
 from protocols.bench import Bench, Die
 from protocols.characterise import check_contact
 from protocols.contact import CONDUCTION, ContactCheck, ContactRule, leakage

@@ -148,7 +148,7 @@ def test_a_module_beside_the_script_is_found_and_hides_nothing(xbar, tmp_path, m
     (tmp_path / "json.py").write_text("raise OSError('hides a module of Python')\n", encoding="utf-8")
     (tmp_path / "mapping.py").write_text("raise OSError('hides a package of ours')\n", encoding="utf-8")
     (tmp_path / "script.py").write_text(
-        "import json, mapping.mnist\n"
+        "import json, mapping.training.mnist\n"
         "from beside_the_script import N\n"
         "from protocols.run import protocol\n"
         "@protocol\n"

@@ -9,9 +9,9 @@ from in_process import simulated_station
 from analysis.record import Record
 from instruments.roles.interfaces import LimitError
 from instruments.station import load_station
-from mapping.converge import Outcome
-from mapping.forming import Forming
-from mapping.touch_up import SchemeError
+from mapping.writing.converge import Outcome
+from mapping.writing.forming import Forming
+from mapping.writing.touch_up import SchemeError
 from protocols.bench import Bench, Die
 from protocols.forming import form
 

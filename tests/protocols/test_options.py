@@ -6,7 +6,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from mapping.geometry import MTJ_20K, PASSIVE_8X8, ArrayGeometry, CellKindError, check_cells
+from mapping.dies.geometry import MTJ_20K, PASSIVE_8X8, ArrayGeometry, CellKindError, check_cells
 from protocols.cli import app
 from protocols.map_command import MapError, geometry_named, settings_with
 

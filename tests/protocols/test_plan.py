@@ -16,9 +16,9 @@ from instruments.board_protocol.caps import BoardCaps, capabilities
 from instruments.roles.interfaces import ArrayTester, DieSite, LimitError, Prober
 from instruments.station import write_station
 from instruments.wire.traffic import Kind, read_traffic
-from mapping.geometry import MTJ_20K
-from mapping.placement import place
-from mapping.schedule import PulseSettings, StationTimes, build_schedule
+from mapping.dies.geometry import MTJ_20K
+from mapping.placement.placement import place
+from mapping.writing.schedule import PulseSettings, StationTimes, build_schedule
 from protocols.catalogue import find, name_in_record
 from protocols.cli import app
 from protocols.costing_bench import CostingProber, CostingTester, Costs, Durations
@@ -36,9 +36,9 @@ SCRIPT = """
 import numpy as np
 import xarray as xr
 
-from mapping.die_record import DieRecord
-from mapping.placement import place
-from mapping.schedule import build_schedule
+from mapping.dies.die_record import DieRecord
+from mapping.placement.placement import place
+from mapping.writing.schedule import build_schedule
 from protocols.characterise import check_contact, measure_states
 from protocols.run import protocol
 from protocols.write_verify import program

@@ -13,11 +13,11 @@ from analysis.record import Record
 from instruments.roles.interfaces import ArrayTester, CellSweeper
 from instruments.station import write_rack_station, write_station
 from instruments.wire.traffic import Kind, read_traffic
-from mapping.analog_schedule import build_analog_schedule
-from mapping.conductance_targets import ConductanceTargets
-from mapping.converge import ARRAY
-from mapping.geometry import ArrayGeometry
-from mapping.iv_sweep import IVSweep
+from mapping.dies.geometry import ArrayGeometry
+from mapping.writing.analog_schedule import build_analog_schedule
+from mapping.writing.conductance_targets import ConductanceTargets
+from mapping.writing.converge import ARRAY
+from mapping.writing.iv_sweep import IVSweep
 from protocols.analog_write import write_analog
 from protocols.catalogue import find, lot_of
 from protocols.costing_bench import CostingProber, Costs, Durations

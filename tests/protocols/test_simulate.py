@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from analysis.summary import TRAININGS
-from mapping.die_record import HARD_DEFECTS, CellClass
-from mapping.mnist import Digits, load_mnist
-from mapping.network import ideal_multiply
-from mapping.training import Architecture, Recipe, die_pairs, emulate
+from mapping.dies.die_record import HARD_DEFECTS, CellClass
+from mapping.training.binary import Architecture, Recipe, die_pairs, emulate
+from mapping.training.mnist import Digits, load_mnist
+from mapping.training.network import ideal_multiply
 from protocols.drawn_dies import geometry_of, measured_records, scaled_lot
 from protocols.lot_methods import Methods, Recipes, record_multiply
 from protocols.simulate import LotsFolderError, simulate_lots

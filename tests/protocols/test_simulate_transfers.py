@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from analysis.transfer_curves import conclusions, render
 from analysis.transfer_results import LOOP, METRICS, RATES, checks, spread, summary
-from mapping.moon_training import RECIPES
-from mapping.moons import FILES, MoonsError, half_moons
+from mapping.training.moon_training import RECIPES
+from mapping.training.moons import FILES, MoonsError, half_moons
 from protocols.cli import app
 from protocols.simulate_transfers import MapNameError, TransfersFolderError, simulate_transfers
 from protocols.transfer_study import MEASURES, SHOWN

@@ -233,7 +233,11 @@ def test_what_was_typed_at_a_prompt_is_known_by_its_byte_code():
 
 def test_a_computation_is_what_it_uses_of_any_room_and_a_step_what_it_uses_of_its_own():
     training, step = code_of(train_unaware, ROOMS), code_of(classify_images, ("protocols",))
-    assert {"mapping.training._Trainer", "mapping.network.BinaryNetwork", "mapping.placement.place"} <= training.keys()
+    assert {
+        "mapping.training.binary._Trainer",
+        "mapping.training.network.BinaryNetwork",
+        "mapping.placement.placement.place",
+    } <= training.keys()
     assert {"protocols.write_verify.program", "protocols.reading.read_conductances"} <= step.keys()
     assert not any(name.startswith("mapping") for name in step)
     assert "protocols.analog_write._Write" in code_of(write_analog, ("protocols",))

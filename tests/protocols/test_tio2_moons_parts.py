@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from instruments.roles.interfaces import CurrentRange
-from mapping.analog_die import AnalogDie
-from mapping.conductance_targets import TargetError
-from mapping.converge import ARRAY
-from mapping.die_record import CellClass
-from mapping.differential_pairs import PHYSICAL, WEIGHTS, from_cells, scales, to_cells
-from mapping.geometry import ArrayGeometry
-from mapping.transfer_metrics import with_bias
+from mapping.dies.analog_die import AnalogDie
+from mapping.dies.die_record import CellClass
+from mapping.dies.geometry import ArrayGeometry
+from mapping.placement.differential_pairs import PHYSICAL, WEIGHTS, from_cells, scales, to_cells
+from mapping.training.transfer_metrics import with_bias
+from mapping.writing.conductance_targets import TargetError
+from mapping.writing.converge import ARRAY
 from protocols import tio2_moons as parts
 from protocols.catalogue import lot_of
 from protocols.limits import SettingError

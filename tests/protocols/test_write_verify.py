@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mapping.coding import AP, DONT_CARE, P
-from mapping.die_record import HARD_DEFECTS, CellClass, DieRecord
-from mapping.placement import place
-from mapping.schedule import PulseSettings, build_schedule
+from mapping.dies.die_record import HARD_DEFECTS, CellClass, DieRecord
+from mapping.placement.coding import AP, DONT_CARE, P
+from mapping.placement.placement import place
+from mapping.writing.schedule import PulseSettings, build_schedule
 from protocols.characterise import measure_states
 from protocols.write_verify import _outcome, program
 

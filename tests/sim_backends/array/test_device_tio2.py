@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
-from mapping.converge import ConvergeToTarget
+from mapping.writing.converge import ConvergeToTarget
 from sim_backends.array.devices.interface import DeviceLimitError
 from sim_backends.array.devices.tio2 import DEFAULT, WINDOW, WRITE_WIDTH, TiO2Devices, TiO2Parameters
 

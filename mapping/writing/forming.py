@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mapping.checked_fields import check_numbers
-from mapping.converge import BoolArray, FloatArray, IntArray, Outcome
+from mapping.writing.checked_fields import check_numbers
+from mapping.writing.converge import BoolArray, FloatArray, IntArray, Outcome
 
 
 @dataclass(frozen=True)

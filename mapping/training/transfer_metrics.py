@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mapping.differential_pairs import PARAMETERS, WEIGHTS, PairMap, events_by_tensor, scales
-from mapping.moon_kernels import add_outputs, count_right
-from mapping.moons import Points
+from mapping.placement.differential_pairs import PARAMETERS, WEIGHTS, PairMap, events_by_tensor, scales
+from mapping.training.moon_kernels import add_outputs, count_right
+from mapping.training.moons import Points
 from sim_backends.array.dies.statistics import TransferStatistics, transfer
 
 FloatArray = NDArray[np.float64]

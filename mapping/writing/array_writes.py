@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mapping.converge import LABORATORY, BoolArray, ConvergeToTarget, FloatArray, IntArray, write
-from mapping.touch_up import PASSES, Passes, TouchUp, check_writing, write_order
+from mapping.writing.converge import LABORATORY, BoolArray, ConvergeToTarget, FloatArray, IntArray, write
+from mapping.writing.touch_up import PASSES, Passes, TouchUp, check_writing, write_order
 from sim_backends.array.circuit.bias import HALF, BiasScheme
 from sim_backends.array.circuit.passive_array import PassiveArray
 
@@ -65,7 +65,7 @@ def write_whole(
     settings, scheme
         The algorithm, and the bias scheme of its pulses.
     tolerance, sensitivity, writable
-        Of each cell; broadcast to the array. See `mapping.touch_up`.
+        Of each cell; broadcast to the array. See `mapping.writing.touch_up`.
     rules
         When to stop.
 

@@ -14,8 +14,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mapping.geometry import ArrayGeometry
-from mapping.placement import LayerPlacement, Placement
+from mapping.dies.geometry import ArrayGeometry
+from mapping.placement.placement import LayerPlacement, Placement
 
 #: More cells than any die has; a file that claims more is not read.
 CELLS_MAX = 100_000_000

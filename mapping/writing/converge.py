@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mapping.checked_fields import check_numbers
+from mapping.writing.checked_fields import check_numbers
 from sim_backends.array.circuit.bias import HALF, BiasScheme, line_mask
 
 if TYPE_CHECKING:  # the solver's compiler takes half a second to load, and a run at a bench needs none of it
@@ -93,7 +93,7 @@ class ConvergeToTarget:
         Half-width of the band, relative to the target.
     guard
         A write ends within this share of the band, so that noise and disturb do not take the cell out of it at once.
-        1 is what the laboratory does; less is for arrays that are read again as a whole, see `mapping.touch_up`.
+        1 is what the laboratory does; less is for arrays that are read again as a whole, see `mapping.writing.touch_up`.
     start, step
         First amplitude of either polarity and its increment (V).
     cap_set, cap_reset

@@ -2,7 +2,7 @@
 
 Written by hand because the matrices are tiny: a step of Adam on 256 points is some 2,000 sigmoids, microseconds of
 arithmetic, where calls of a tensor library would take a hundred times that. Everything is float32; a network is a row
-of 33 parameters (`mapping.differential_pairs`, the output bias last).
+of 33 parameters (`mapping.placement.differential_pairs`, the output bias last).
 """
 
 from __future__ import annotations

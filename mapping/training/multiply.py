@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mapping.placement import Placement
+from mapping.placement.placement import Placement
 
 FloatArray = NDArray[np.float64]
 Multiply = Callable[[int, FloatArray], FloatArray]

@@ -10,9 +10,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mapping.classify_cells import ClassLimits, dead_lines
-from mapping.die_record import HARD_DEFECTS, CellClass, DieRecordError, LineFault, classes_of, numbers_of
-from mapping.geometry import ArrayGeometry
+from mapping.dies.classify_cells import ClassLimits, dead_lines
+from mapping.dies.die_record import HARD_DEFECTS, CellClass, DieRecordError, LineFault, classes_of, numbers_of
+from mapping.dies.geometry import ArrayGeometry
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mapping.checked_fields import check_numbers
+from mapping.writing.checked_fields import check_numbers
 
 FloatArray = NDArray[np.float64]
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mapping.checked_fields import check_numbers
-from mapping.converge import MAY_TRY_AGAIN, Outcome
+from mapping.writing.checked_fields import check_numbers
+from mapping.writing.converge import MAY_TRY_AGAIN, Outcome
 from sim_backends.array.circuit.bias import HALF, THIRD
 
 BoolArray = NDArray[np.bool_]

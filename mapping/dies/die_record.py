@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mapping.geometry import ArrayGeometry
+from mapping.dies.geometry import ArrayGeometry
 
 
 class CellClass(IntEnum):

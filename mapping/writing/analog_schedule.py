@@ -1,6 +1,6 @@
 """Write schedules of analog dies: which conductance goes into which cell, in which order, by which algorithm.
 
-A file as a `mapping.schedule.WriteSchedule` is one: it names the source of its weights, holds what `protocols` needs to
+A file as a `mapping.writing.schedule.WriteSchedule` is one: it names the source of its weights, holds what `protocols` needs to
 multiply with what was written, no time and no host, and reads back bit for bit.
 """
 
@@ -16,13 +16,13 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mapping.analog_die import AnalogDie
-from mapping.conductance_targets import ConductanceTargets
-from mapping.converge import ConvergeToTarget
-from mapping.geometry import ArrayGeometry
-from mapping.placement import Placement
-from mapping.schedule import StationTimes
-from mapping.schedule_file import (
+from mapping.dies.analog_die import AnalogDie
+from mapping.dies.geometry import ArrayGeometry
+from mapping.placement.placement import Placement
+from mapping.writing.conductance_targets import ConductanceTargets
+from mapping.writing.converge import ConvergeToTarget
+from mapping.writing.schedule import StationTimes
+from mapping.writing.schedule_file import (
     ScheduleFileError,
     check_format,
     content_digest,
@@ -35,7 +35,7 @@ from mapping.schedule_file import (
     read_text,
     write_file,
 )
-from mapping.touch_up import Passes, check_writing, may_be_written_at_once, write_order
+from mapping.writing.touch_up import Passes, check_writing, may_be_written_at_once, write_order
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
@@ -214,7 +214,7 @@ def build_analog_schedule(
 
 
 def batches_of(cells: BoolArray, late: FloatArray, early: FloatArray, parallel: Parallel) -> Iterator[AnalogBatch]:
-    """Cells ``[kernel, row, column]`` as batches in the order of writing, see `mapping.touch_up.write_order`.
+    """Cells ``[kernel, row, column]`` as batches in the order of writing, see `mapping.writing.touch_up.write_order`.
 
     A line is as late as the latest of its cells, and as early as the earliest among those.
     """

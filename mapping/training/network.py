@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mapping.geometry import ArrayGeometry
-from mapping.mnist import Images, pool
-from mapping.multiply import Multiply, MultiplyError, checked_inputs
-from mapping.placement import LayerPlacement, Placement, place
+from mapping.dies.geometry import ArrayGeometry
+from mapping.placement.placement import LayerPlacement, Placement, place
+from mapping.training.mnist import Images, pool
+from mapping.training.multiply import Multiply, MultiplyError, checked_inputs
 
 FloatArray = NDArray[np.float64]
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mapping.coding import AP, P
-from mapping.die_record import HARD_DEFECTS, CellClass, DieRecord, DieRecordError
-from mapping.multiply import Multiply, checked_inputs
-from mapping.placement import LayerPlacement, Placement
+from mapping.dies.die_record import HARD_DEFECTS, CellClass, DieRecord, DieRecordError
+from mapping.placement.coding import AP, P
+from mapping.placement.placement import LayerPlacement, Placement
+from mapping.training.multiply import Multiply, checked_inputs
 from sim_backends.array.circuit.line_drops import column_resistance
 from sim_backends.array.solver.network import Lines, transfer_matrix
 

@@ -3,7 +3,7 @@
 The techniques are those of the authors of arXiv:2305.18495, each of them a field of `Recipe`: stuck devices drawn anew
 in every step ("dropout"), tuning imprecision and drift with gradients that pass straight through, and weight decay.
 Networks of all recipes and seeds train side by side; those of one seed see the same points in the same order and the
-same draws, so that recipes differ in nothing else. Loops over steps are compiled (`mapping.moon_kernels`).
+same draws, so that recipes differ in nothing else. Loops over steps are compiled (`mapping.training.moon_kernels`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mapping import moon_kernels
-from mapping.differential_pairs import (
+from mapping.placement.differential_pairs import (
     DEVICES,
     HIDDEN,
     INPUTS,
@@ -27,7 +26,8 @@ from mapping.differential_pairs import (
     PairMap,
     events_by_tensor,
 )
-from mapping.moons import Moons, Points
+from mapping.training import moon_kernels
+from mapping.training.moons import Moons, Points
 from sim_backends.array.dies.statistics import TransferStatistics, drift_table
 
 Float32Array = NDArray[np.float32]

@@ -1,7 +1,7 @@
 """The closed loop on dies of a physical device: found, written by pulses with touch-up, judged by what arrived.
 
-Unlike in the statistics of a transfer (`mapping.closed_loop.run`), a write can be repeated here until the whole array
-is in tolerance, as at a station (`mapping.array_writes`). Lines are perfect, so that hundreds of dies go at once.
+Unlike in the statistics of a transfer (`mapping.training.closed_loop.run`), a write can be repeated here until the whole array
+is in tolerance, as at a station (`mapping.writing.array_writes`). Lines are perfect, so that hundreds of dies go at once.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mapping.array_writes import WholeWrite, write_whole
-from mapping.closed_loop import FINE_TUNING, DiePlan, find_stuck, judge
-from mapping.converge import ARRAY, Outcome
-from mapping.differential_pairs import PHYSICAL, WEIGHTS, from_cells, per_weight, to_cells
-from mapping.moons import Moons
-from mapping.transfer_metrics import Outcome as Classified
+from mapping.placement.differential_pairs import PHYSICAL, WEIGHTS, from_cells, per_weight, to_cells
+from mapping.training.closed_loop import FINE_TUNING, DiePlan, find_stuck, judge
+from mapping.training.moons import Moons
+from mapping.training.transfer_metrics import Outcome as Classified
+from mapping.writing.array_writes import WholeWrite, write_whole
+from mapping.writing.converge import ARRAY, Outcome
 from sim_backends.array.circuit.ideal_array import IdealArray
 from sim_backends.array.devices.tio2 import DEFAULT, TiO2Devices, TiO2Parameters
 

@@ -19,13 +19,13 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mapping import durations
-from mapping.checked_fields import check_numbers
-from mapping.coding import AP, DONT_CARE, P, encode
-from mapping.die_record import HARD_DEFECTS, DieRecord
-from mapping.geometry import ArrayGeometry
-from mapping.placement import Placement
-from mapping.schedule_file import (
+from mapping.dies.die_record import HARD_DEFECTS, DieRecord
+from mapping.dies.geometry import ArrayGeometry
+from mapping.placement.coding import AP, DONT_CARE, P, encode
+from mapping.placement.placement import Placement
+from mapping.writing import durations
+from mapping.writing.checked_fields import check_numbers
+from mapping.writing.schedule_file import (
     ScheduleFileError,
     check_format,
     content_digest,

@@ -23,8 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from mapping.conductance_targets import READ_NOISE
-from mapping.differential_pairs import (
+from mapping.placement.differential_pairs import (
     DEVICES,
     HIDDEN,
     TENSORS,
@@ -37,10 +36,11 @@ from mapping.differential_pairs import (
     scales,
     weight_of_unit,
 )
-from mapping.moon_kernels import all_logits
-from mapping.moon_training import Batch, Recipe, Report, train
-from mapping.moons import Moons, Points
-from mapping.transfer_metrics import Outcome, classify, with_bias
+from mapping.training.moon_kernels import all_logits
+from mapping.training.moon_training import Batch, Recipe, Report, train
+from mapping.training.moons import Moons, Points
+from mapping.training.transfer_metrics import Outcome, classify, with_bias
+from mapping.writing.conductance_targets import READ_NOISE
 from sim_backends.array.dies.statistics import StuckCells, TransferStatistics, transfer
 
 FloatArray = NDArray[np.float64]

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mapping.die_record import CellClass, DieRecord, LineFault
-from mapping.geometry import ArrayGeometry
+from mapping.dies.die_record import CellClass, DieRecord, LineFault
+from mapping.dies.geometry import ArrayGeometry
 
 FloatArray = NDArray[np.float64]
 

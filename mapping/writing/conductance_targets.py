@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mapping.analog_die import AnalogDie
-from mapping.converge import ConvergeToTarget
-from mapping.die_record import CellClass
-from mapping.geometry import ArrayGeometry
+from mapping.dies.analog_die import AnalogDie
+from mapping.dies.die_record import CellClass
+from mapping.dies.geometry import ArrayGeometry
+from mapping.writing.converge import ConvergeToTarget
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]

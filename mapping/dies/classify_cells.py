@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mapping.die_record import CellClass, LineFault
-from mapping.geometry import ArrayGeometry
+from mapping.dies.die_record import CellClass, LineFault
+from mapping.dies.geometry import ArrayGeometry
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mapping.geometry import ArrayGeometry
-from mapping.placement import Placement
+from mapping.dies.geometry import ArrayGeometry
+from mapping.placement.placement import Placement
 
 #: States of a cell in `CellTargets.states`.
 AP, P, DONT_CARE = 0, 1, -1

@@ -15,8 +15,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from mapping.die_record import CellClass, DieRecord
-from mapping.geometry import ArrayGeometry
+from mapping.dies.die_record import CellClass, DieRecord
+from mapping.dies.geometry import ArrayGeometry
 
 #: A cell further from the healthy medians than this many median differences is no worse than one at it (inf included).
 WORST_CELL = 20.0

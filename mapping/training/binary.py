@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from mapping.defects import DefectStatistics, DieSampler
-from mapping.die_record import DieRecord
-from mapping.emulation import cell_arrays, weight_unit
-from mapping.geometry import ArrayGeometry
-from mapping.mnist import Images, Labels, pool
-from mapping.network import BinaryNetwork, Layer
-from mapping.placement import LayerPlacement, Placement
+from mapping.dies.defects import DefectStatistics, DieSampler
+from mapping.dies.die_record import DieRecord
+from mapping.dies.geometry import ArrayGeometry
+from mapping.placement.placement import LayerPlacement, Placement
+from mapping.training.emulation import cell_arrays, weight_unit
+from mapping.training.mnist import Images, Labels, pool
+from mapping.training.network import BinaryNetwork, Layer
 
 Report = Callable[[str, float], None]
 
@@ -215,7 +215,7 @@ def emulate(
 ) -> NDArray[np.int64]:
     """Digits that every network gives on every die, ``[network, die, image]``; networks of one shape and reading.
 
-    Line resistance, bias dependence and converters are left out; `mapping.emulation` has the first two.
+    Line resistance, bias dependence and converters are left out; `mapping.training.emulation` has the first two.
     """
     x = torch.from_numpy(networks[0].encode(images).astype(np.float32))[None]
     groups = [_Groups(layer) for layer in placement.layers]

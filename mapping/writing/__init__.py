@@ -1,0 +1,1 @@
+"""What to fire next: targets, schedules, write algorithms."""

@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 import xarray as xr
 
-from analysis.record import Record
-from analysis.run_contents import dose_of
-from analysis.step_names import is_called
+from analysis.record.record import Record
+from analysis.record.run_contents import dose_of
+from analysis.record.step_names import is_called
 
 #: The step of the lot that says how large its arrays are.
 _SURVEY_VARIABLE = "sites"

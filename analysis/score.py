@@ -14,8 +14,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from analysis.record import Record
-from analysis.step_names import MEASURE_ANALOG, MEASURE_STATES, PROGRAM, WRITE_ANALOG
+from analysis.record.record import Record
+from analysis.record.step_names import MEASURE_ANALOG, MEASURE_STATES, PROGRAM, WRITE_ANALOG
 from mapping.dies.analog_die import LIMITS
 from mapping.dies.die_record import HARD_DEFECTS, CellClass, LineFault
 from mapping.dies.geometry import ArrayGeometry

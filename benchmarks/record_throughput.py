@@ -26,7 +26,7 @@ from qcodes.dataset import Measurement, new_experiment
 from qcodes.dataset.sqlite.database import connect
 from qcodes.parameters import ManualParameter
 
-from analysis.record import Record
+from analysis.record.record import Record
 
 POINTS, ROWS_A_STEP = 2500, 1000
 COLUMNS = ("x", "y", "z", "i")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from analysis.record import running, send_request
+from analysis.record.record import running, send_request
 from instruments.broker.client import BrokerError
 from instruments.roles.interfaces import InstrumentError
 from protocols.left_broker import known_broker, make_station_safe

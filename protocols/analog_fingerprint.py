@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from analysis.record import Record
+from analysis.record.record import Record
 
 FloatArray = NDArray[np.float64]
 

@@ -13,8 +13,8 @@ from collections.abc import Iterable
 import numpy as np
 import xarray as xr
 
-from analysis import step_names
-from analysis.record import Pulse
+from analysis.record import step_names
+from analysis.record.record import Pulse
 from instruments.roles.interfaces import ArrayCapabilities, LimitError
 from mapping.dies.analog_die import AnalogDie
 from mapping.writing.analog_schedule import AnalogBatch, AnalogSchedule, batches_of

@@ -20,7 +20,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.record import Record
+from analysis.record.record import Record
 from instruments.roles import limits, order
 from instruments.roles.interfaces import ArrayTester, FieldSource, InstrumentError, LimitError, Prober, ZState
 from protocols import analog_fingerprint, fingerprint

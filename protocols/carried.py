@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from analysis.record import Record
-from analysis.step_names import name_of
+from analysis.record.record import Record
+from analysis.record.step_names import name_of
 from protocols.bench import Die
 from protocols.selection import RunSettings, to_retest
 

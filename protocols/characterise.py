@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from analysis import step_names
-from analysis.record import Pulse
+from analysis.record import step_names
+from analysis.record.record import Pulse
 from mapping.dies.classify_cells import NotSwitchingError, classify
 from mapping.dies.die_record import CellClass, DieRecord
 from mapping.dies.geometry import ArrayGeometry

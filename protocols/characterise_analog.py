@@ -8,8 +8,8 @@ from functools import partial
 import numpy as np
 import xarray as xr
 
-from analysis import step_names
-from analysis.record import Pulse
+from analysis.record import step_names
+from analysis.record.record import Pulse
 from mapping.dies.analog_die import AnalogDie, classify_analog
 from mapping.dies.die_record import CellClass
 from mapping.writing.checked_fields import check_numbers

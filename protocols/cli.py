@@ -366,7 +366,7 @@ def export(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File or folder; by default in the run's.")] = None,
 ) -> None:
     """Write a run as files that other programs open."""
-    from analysis.export import export as write
+    from analysis.export.formats import export as write
     from protocols.console import say
 
     suffix = {"hdf5": ".h5", "qcodes": ".db"}.get(to, "")
@@ -380,7 +380,7 @@ def twin(
     output: Annotated[Path, typer.Option("--output", "-o", help="Lot file to write.")] = Path("lot.yaml"),
 ) -> None:
     """Make a simulated lot of the dies that a record holds."""
-    from analysis.twin import write_twin
+    from analysis.twin.fit import write_twin
     from protocols.console import say
 
     say(str(write_twin(folder, output)))
@@ -401,7 +401,7 @@ def replay(
 
 def _ask(folder: Path, what: str, then: str) -> None:
     """Leave a request for the process that does the run."""
-    from analysis.record import send_request
+    from analysis.record.record import send_request
     from protocols.console import command, say
 
     send_request(folder, what)
@@ -471,7 +471,7 @@ def _options(arguments: list[str]) -> dict[str, str]:
 
 def _check_json(path: Path | None) -> None:
     """Find out before anything moves, not after the night."""
-    from analysis.own_files import check_output, is_json
+    from analysis.record.own_files import check_output, is_json
 
     if path is not None:
         check_output(path, "--json", is_json)

@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from analysis.record import Record
+from analysis.record.record import Record
 from protocols.carried import bury, interrupted
 from protocols.console import command
 from protocols.open_station import LEASE, StationOpener

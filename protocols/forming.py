@@ -9,8 +9,8 @@ from dataclasses import asdict
 import numpy as np
 import xarray as xr
 
-from analysis import step_names
-from analysis.record import Pulse
+from analysis.record import step_names
+from analysis.record.record import Pulse
 from instruments.roles.interfaces import LimitError
 from mapping.writing.converge import Outcome
 from mapping.writing.forming import Forming, FormingRamps

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from analysis import step_names
+from analysis.record import step_names
 from protocols.bench import Bench, Die
 from protocols.fingerprint import kernels_of
 from protocols.marks import step

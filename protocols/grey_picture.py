@@ -15,9 +15,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from analysis import step_names
-from analysis.picture_results import PictureResults, picture_results
-from analysis.record import Record
+from analysis.record import step_names
+from analysis.record.record import Record
+from analysis.results.grey_picture import PictureResults, picture_results
 from instruments.roles.quantities import PulseLimit, Tolerance
 from mapping.dies.analog_die import AnalogDie
 from mapping.dies.die_record import CellClass

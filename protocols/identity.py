@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from analysis.digest import digest
-from analysis.record import Record, Step
+from analysis.record.digest import digest
+from analysis.record.record import Record, Step
 from protocols import source_code
 from protocols.source_code import Parts
 

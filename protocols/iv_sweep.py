@@ -13,9 +13,9 @@ from dataclasses import asdict
 import numpy as np
 import xarray as xr
 
-from analysis import step_names
-from analysis.iv_results import IVResults, iv_results
-from analysis.record import Record
+from analysis.record import step_names
+from analysis.record.record import Record
+from analysis.results.iv_sweep import IVResults, iv_results
 from instruments.roles.interfaces import LimitError
 from instruments.roles.quantities import Compliance, Duration, Volts
 from mapping.dies.array_cells import cells_of

@@ -6,7 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from analysis.iv_results import IVResults, numbers
+from analysis.results.iv_sweep import IVResults, numbers
 
 #: Loops that are printed; the report has all.
 PRINTED = 40
@@ -14,7 +14,7 @@ PRINTED = 40
 
 def print_iv(console: Console, results: IVResults) -> None:
     """Print what each loop tells."""
-    from analysis.iv_report import headline, loop_row
+    from analysis.reports.iv_sweep import headline, loop_row
 
     found = numbers(results)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)

@@ -13,8 +13,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from analysis.record import Batch, Pulse, Record
-from analysis.record_values import keepable
+from analysis.record.record import Batch, Pulse, Record
+from analysis.record.values import keepable
 from instruments.roles import limits
 from instruments.roles.interfaces import (
     ArrayCapabilities,
@@ -300,7 +300,7 @@ class LedgeredTester:
     def _checked(self, pulse: Pulse, caps: ArrayCapabilities) -> Pulse:
         """The pulse with fields of one type each and a mask that nobody else changes; `LimitError` if it cannot be."""
         if not isinstance(pulse, Pulse) or pulse.mask is None:
-            raise LimitError(f"{pulse!r} is no analysis.record.Pulse of cells; nothing was fired")
+            raise LimitError(f"{pulse!r} is no analysis.record.record.Pulse of cells; nothing was fired")
         return Pulse(
             limits.check_kernel(caps, pulse.kernel),
             limits.check_mask(caps, pulse.mask).copy(),

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import xarray as xr
 
-from analysis.own_files import check_output, is_schedule
-from analysis.record import Record
-from analysis.step_names import MEASURE_ANALOG, MEASURE_STATES
+from analysis.record.own_files import check_output, is_schedule
+from analysis.record.record import Record
+from analysis.record.step_names import MEASURE_ANALOG, MEASURE_STATES
 from instruments.roles.quantities import SHARE, VOLT, Dimension
 from mapping.dies.analog_die import AnalogDie
 from mapping.dies.die_record import DieRecord

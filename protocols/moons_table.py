@@ -7,9 +7,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from analysis.analog_results import defects, programming
-from analysis.moons_results import MoonsResults, numbers
-from analysis.table import percent
+from analysis.figures.table import percent
+from analysis.results.analog import defects, programming
+from analysis.results.tio2_moons import MoonsResults, numbers
 
 
 def print_moons(console: Console, results: MoonsResults) -> None:

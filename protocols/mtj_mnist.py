@@ -16,10 +16,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from analysis import step_names
-from analysis.lot_results import lot_results
-from analysis.record import Record
-from analysis.results import LotResults
+from analysis.record import step_names
+from analysis.record.record import Record
+from analysis.results.lot import LotResults
+from analysis.results.mtj_mnist import lot_results
 from instruments.roles.quantities import ReadVoltage
 from mapping.dies.defects import DefectStatistics
 from mapping.dies.die_record import DieRecord

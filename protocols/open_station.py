@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from analysis.own_files import check_output, is_station, sealed, write_whole
-from analysis.record import Record
+from analysis.record.own_files import check_output, is_station, sealed, write_whole
+from analysis.record.record import Record
 from instruments.broker.client import Broker, BrokerError
 from instruments.plain_yaml import read_text
 from protocols.bench import Bench

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from analysis.record import Record
+from analysis.record.record import Record
 from protocols.console import command
 from protocols.stopping import RunAborted, StopRequest
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from analysis.picture_results import PictureResults, numbers
+from analysis.results.grey_picture import PictureResults, numbers
 
 
 def print_picture(console: Console, results: PictureResults) -> None:
     """Print how each die came out."""
-    from analysis.picture_report import die_row, headline
+    from analysis.reports.grey_picture import die_row, headline
 
     found = numbers(results)
     table = Table("die", "work", "mean error", "worst", "all cells", "in band", "gave up", "passes",

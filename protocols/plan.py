@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from analysis.record import Record
+from analysis.record.record import Record
 from instruments import station as station_files
 from instruments.drivers.keysight_33500 import SOURCE_RESISTANCE
 from instruments.roles.interfaces import ArrayCapabilities, InstrumentError

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from analysis.digest import describe
-from analysis.record import Record
+from analysis.record.digest import describe
+from analysis.record.record import Record
 from instruments.roles.interfaces import LimitError
 from mapping.dies.die_record import DieRecord
 from mapping.writing.analog_schedule import AnalogSchedule

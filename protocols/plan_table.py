@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analysis.table import duration
+from analysis.figures.table import duration
 from protocols.plan import Plan
 
 

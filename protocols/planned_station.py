@@ -14,7 +14,7 @@ from typing import Any
 
 import xarray as xr
 
-from analysis.record import Record
+from analysis.record.record import Record
 from instruments import station as station_files
 from instruments.board_protocol.caps import BoardCaps, capabilities
 from instruments.drivers.keysight_33500 import SOURCE_RESISTANCE

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from analysis.record import Record
+from analysis.record.record import Record
 from instruments.plain_yaml import PlainYamlError, read_text
 from protocols.catalogue import SHIPPED
 from protocols.selection import RunSettings

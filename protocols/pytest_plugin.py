@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from analysis.record import Record
+    from analysis.record.record import Record
     from instruments.station import Station
     from protocols.bench import Bench, Die
 
@@ -58,7 +58,7 @@ def station(station_file: Path) -> Iterator[Station]:
 @pytest.fixture
 def record(tmp_path: Path) -> Iterator[Record]:
     """An empty record in a folder of the test."""
-    from analysis.record import Record
+    from analysis.record.record import Record
 
     with Record.open(tmp_path / "lot") as opened:
         yield opened

@@ -17,8 +17,8 @@ from typing import Any
 import xarray as xr
 from rich.console import Console
 
-from analysis.digest import digest
-from analysis.record import COMPUTED, Record, RecordError, Step
+from analysis.record.digest import digest
+from analysis.record.record import COMPUTED, Record, RecordError, Step
 from instruments.broker.client import Broker, BrokerError, ReplayError
 from instruments.foreign.own_connections import nobody_connects
 from instruments.station import load_station

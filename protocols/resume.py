@@ -15,8 +15,8 @@ from typing import Any
 
 import xarray as xr
 
-from analysis.digest import describe
-from analysis.record import COMPUTED, Record, Step, running, send_request
+from analysis.record.digest import describe
+from analysis.record.record import COMPUTED, Record, Step, running, send_request
 from instruments.plain_yaml import PlainYamlError, read_text
 from protocols import identity
 from protocols.bench import Die

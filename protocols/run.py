@@ -16,10 +16,10 @@ from typing import Any, Protocol
 import numpy as np
 import xarray as xr
 
-from analysis import step_names
-from analysis.digest import describe
-from analysis.record import COMPUTED, Record, Step
-from analysis.record_values import keepable
+from analysis.record import step_names
+from analysis.record.digest import describe
+from analysis.record.record import COMPUTED, Record, Step
+from analysis.record.values import keepable
 from instruments.roles.interfaces import DieSite, InstrumentError
 from protocols import identity
 from protocols.bench import Bench, Die, DieFault, NoContactError

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from analysis import step_names
-from analysis.record import Record
+from analysis.record import step_names
+from analysis.record.record import Record
 from protocols.bench import Die
 from protocols.contact import CONDUCTION, ContactRule
 from protocols.marks import step

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from analysis.record import VERDICTS, Verdict
+from analysis.record.record import VERDICTS, Verdict
 from instruments.roles.interfaces import DieSite
 from protocols.bench import Die
 

@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.own_files import check_output, is_clock, is_physical_log, is_station, is_truth
+from analysis.record.own_files import check_output, is_clock, is_physical_log, is_station, is_truth
 from protocols.console import command, say
 from protocols.open_station import write_simulated_station
 

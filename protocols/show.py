@@ -14,16 +14,19 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from analysis import iv_results, lot_results, moons_results, picture_results
-from analysis.iv_results import IVResults
-from analysis.moons_results import MoonsResults
-from analysis.own_files import check_output, dump_json, is_station, write_whole
-from analysis.picture_results import PictureResults
-from analysis.record import Record
-from analysis.results import LotResults
-from analysis.run_numbers import run_numbers
-from analysis.summary import summary
-from analysis.table import print_lot
+from analysis.figures.table import print_lot
+from analysis.record.own_files import check_output, dump_json, is_station, write_whole
+from analysis.record.record import Record
+from analysis.record.run_numbers import run_numbers
+from analysis.results import grey_picture as picture_results
+from analysis.results import iv_sweep as iv_results
+from analysis.results import mtj_mnist as lot_results
+from analysis.results import tio2_moons as moons_results
+from analysis.results.grey_picture import PictureResults
+from analysis.results.iv_sweep import IVResults
+from analysis.results.lot import LotResults
+from analysis.results.summary import summary
+from analysis.results.tio2_moons import MoonsResults
 from instruments.roles.interfaces import InstrumentError
 from protocols.console import command, console, say
 from protocols.execute import execute, status_of
@@ -160,17 +163,17 @@ class Kind:
 
 #: By the class of the results. A record of any other protocol is looked at as the first.
 KINDS: dict[type, Kind] = {
-    LotResults: Kind("mtj-mnist", lot_results.lot_results, summary, print_lot, "analysis.report:write_report"),
+    LotResults: Kind("mtj-mnist", lot_results.lot_results, summary, print_lot, "analysis.reports.mtj_mnist:write_report"),
     MoonsResults: Kind(
         moons_results.PROTOCOL, moons_results.moons_results, moons_results.numbers, print_moons,
-        "analysis.moons_report:write_moons_report",
+        "analysis.reports.tio2_moons:write_moons_report",
     ),
     PictureResults: Kind(
         picture_results.PROTOCOL, picture_results.picture_results, picture_results.numbers, print_picture,
-        "analysis.picture_report:write_picture_report",
+        "analysis.reports.grey_picture:write_picture_report",
     ),
     IVResults: Kind(
-        iv_results.PROTOCOL, iv_results.iv_results, iv_results.numbers, print_iv, "analysis.iv_report:write_iv_report"
+        iv_results.PROTOCOL, iv_results.iv_results, iv_results.numbers, print_iv, "analysis.reports.iv_sweep:write_iv_report"
     ),
 }  # fmt: skip
 

@@ -22,11 +22,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from analysis.digest import array_digest
-from analysis.lot_curves import conclusions, write_page
-from analysis.lot_sweeps import SWEEPS, LotPoint, Place, sweeps
-from analysis.summary import TRAININGS
-from analysis.table import duration
+from analysis.figures.table import duration
+from analysis.record.digest import array_digest
+from analysis.results.summary import TRAININGS
+from analysis.studies.lot_curves import conclusions, write_page
+from analysis.studies.lot_sweeps import SWEEPS, LotPoint, Place, sweeps
 from mapping.training.binary import Architecture, Report
 from mapping.training.mnist import Digits, load_mnist
 from mapping.training.network import BinaryNetwork

@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from analysis.digest import array_digest
-from analysis.table import duration
-from analysis.transfer_curves import conclusions, write_page
-from analysis.transfer_results import LOOP, METRICS, summary
+from analysis.figures.table import duration
+from analysis.record.digest import array_digest
+from analysis.studies.transfer_curves import conclusions, write_page
+from analysis.studies.transfer_results import LOOP, METRICS, summary
 from mapping.placement.differential_pairs import MAPS
 from mapping.training.moon_training import RECIPES
 from mapping.training.moons import Moons, half_moons, read_moons

@@ -22,7 +22,7 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-from analysis.digest import describe
+from analysis.record.digest import describe
 from protocols.module_source import BUILTINS, Imported, ModuleSource, Reference, package_of, plain, text_of_file
 
 #: Our own packages.

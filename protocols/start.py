@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from analysis.record import Record
-from analysis.record_lock import RecordError
+from analysis.record.lock import RecordError
+from analysis.record.record import Record
 
 #: What a run makes in its folder before its station answers; and all that begins like the first.
 MADE = ("record.sqlite", "traffic", "station", "station.yaml", "broker.json")

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from analysis.record import COMPUTED, Record, running
+from analysis.record.record import COMPUTED, Record, running
 from protocols.catalogue import REPORTED
 from protocols.console import command, say
 

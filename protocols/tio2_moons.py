@@ -17,9 +17,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from analysis import step_names
-from analysis.moons_results import MoonsResults, moons_results
-from analysis.record import Record
+from analysis.record import step_names
+from analysis.record.record import Record
+from analysis.results.tio2_moons import MoonsResults, moons_results
 from instruments.roles.quantities import Tolerance
 from mapping.dies.analog_die import AnalogDie
 from mapping.dies.die_record import CellClass

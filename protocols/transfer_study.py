@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.transfer_results import BAD_RATE, GRID, LEVELS, LOOP, RATES
+from analysis.studies.transfer_results import BAD_RATE, GRID, LEVELS, LOOP, RATES
 from mapping.placement.differential_pairs import DEVICES, PHYSICAL, PairMap, events_in_one_array
 from mapping.training import closed_loop, written_dies
 from mapping.training.closed_loop import Measures

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from analysis.record import VERDICTS, Record
+from analysis.record.record import VERDICTS, Record
 from protocols.bench import Die
 from protocols.stopping import RunError
 

@@ -6,8 +6,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from analysis import step_names
-from analysis.record import Pulse
+from analysis.record import step_names
+from analysis.record.record import Pulse
 from mapping.dies.die_record import HARD_DEFECTS, DieRecord
 from mapping.placement.coding import AP, DONT_CARE, P
 from mapping.writing.schedule import WriteSchedule

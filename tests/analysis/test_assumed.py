@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from analysis import iv_results, moons_results, picture_results
-from analysis.assumed import assumed, of_station
-from analysis.lot_results import _halves, _when
-from analysis.own_files import sealed
-from analysis.record import Record
+from analysis.record.assumed import assumed, of_station
+from analysis.record.own_files import sealed
+from analysis.record.record import Record
+from analysis.results import grey_picture as picture_results
+from analysis.results import iv_sweep as iv_results
+from analysis.results import tio2_moons as moons_results
+from analysis.results.mtj_mnist import _halves, _when
 from protocols import mtj_mnist
 
 BENCH = "instruments:\n  prober: {type: x, address: TCPIP::192.168.1.20::35555::SOCKET}\n"

@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from analysis import export_csv, export_hdf5, export_qcodes
-from analysis.export import ExportError, export
-from analysis.record import COMPUTED, Pulse, Record, RecordError
+from analysis.export import hdf5 as export_hdf5
+from analysis.export import qcodes as export_qcodes
+from analysis.export import tables as export_csv
+from analysis.export.formats import ExportError, export
+from analysis.record.record import COMPUTED, Pulse, Record, RecordError
 
 RNG = np.random.default_rng(3)
 DIMS = ("kernel", "row", "column")

@@ -5,9 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from analysis.lot_curves import conclusions, render, write_page
-from analysis.lot_sweeps import LotPoint, leaves_software, sweeps
-from analysis.summary import TRAININGS
+from analysis.results.summary import TRAININGS
+from analysis.studies.lot_curves import conclusions, render, write_page
+from analysis.studies.lot_sweeps import LotPoint, leaves_software, sweeps
 
 DEFAULT = (1.0, 100.0, 2e3)
 SOFTWARE = 0.04

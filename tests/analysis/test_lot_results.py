@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from analysis.lot_results import NothingMeasuredError, lot_results
-from analysis.record import COMPUTED, Record
-from analysis.step_names import CLASSIFY_IMAGES, EMULATE_MOVED, MEASURE_STATES, SOFTWARE, SURVEY
+from analysis.record.record import COMPUTED, Record
+from analysis.record.step_names import CLASSIFY_IMAGES, EMULATE_MOVED, MEASURE_STATES, SOFTWARE, SURVEY
+from analysis.results.mtj_mnist import NothingMeasuredError, lot_results
 from mapping.dies.die_record import DieRecord
 from mapping.dies.geometry import ArrayGeometry
 

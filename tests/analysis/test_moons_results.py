@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from analysis.analog_results import defects, programming
-from analysis.moons_report import drift_of, figures, headline, pulses_of, render
-from analysis.moons_results import MoonsResults, Written, metrics, numbers
+from analysis.reports.tio2_moons import drift_of, figures, headline, pulses_of, render
+from analysis.results.analog import defects, programming
+from analysis.results.tio2_moons import MoonsResults, Written, metrics, numbers
 from mapping.dies.die_record import CellClass
 from mapping.writing.converge import Outcome
 

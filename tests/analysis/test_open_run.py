@@ -7,7 +7,7 @@ import xarray as xr
 from record_files import append, some_result
 
 from analysis.open_run import open_run
-from analysis.record import Pulse, Record, RecordError
+from analysis.record.record import Pulse, Record, RecordError
 
 MASK = np.eye(3, 4, dtype=bool)
 PROGRAMMED = xr.Dataset({name: ("kernel", np.arange(2)) for name in ("wanted", "states")}, attrs={"verdict": "pass"})

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from analysis.own_files import (
+from analysis.record.own_files import (
     NotOursError,
     check_output,
     dump_json,
@@ -123,7 +123,7 @@ def test_what_is_no_file_is_written_into(tmp_path):
 def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     file = tmp_path / "n.json"
     write_whole(file, "old")
-    monkeypatch.setattr("analysis.own_files.os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "full")))
+    monkeypatch.setattr("analysis.record.own_files.os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "full")))
     with pytest.raises(OSError):
         write_whole(file, "new")
     assert file.read_text(encoding="utf-8") == "old" and list(tmp_path.iterdir()) == [file]

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from record_files import append, edit, some_result
 
-from analysis.digest import digest
-from analysis.record import Pulse, Record, RecordError
-from analysis.record_data import from_json, to_json
+from analysis.record.datasets import from_json, to_json
+from analysis.record.digest import digest
+from analysis.record.record import Pulse, Record, RecordError
 
 DTYPES = st.sampled_from([np.float64, np.float32, np.int64, np.int8, np.uint16, np.bool_])
 

@@ -15,10 +15,10 @@ import pytest
 import xarray as xr
 from record_files import SHAPE, append, edit, some_result
 
-from analysis import record_database
-from analysis.record import COMPUTED, Pulse, Record, RecordError
-from analysis.record_data import seal
-from analysis.record_schema import SCHEMA
+from analysis.record import database as record_database
+from analysis.record.datasets import seal
+from analysis.record.record import COMPUTED, Pulse, Record, RecordError
+from analysis.record.schema import SCHEMA
 
 MASK = np.ones(SHAPE[1:], bool)
 
@@ -144,7 +144,7 @@ def test_what_an_array_says_of_its_size_is_checked_before_it_is_unpacked(lot, dt
 
 
 def test_an_array_larger_than_a_record_holds_is_refused_when_it_is_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr("analysis.record_data.LARGEST", 100)
+    monkeypatch.setattr("analysis.record.datasets.LARGEST", 100)
     with Record.open(tmp_path) as record, pytest.raises(TypeError, match="a record holds arrays of up to"):
         append(record, record.begin_run("p", {}), xr.Dataset({"x": ("i", np.zeros(1000))}))
 
@@ -220,7 +220,7 @@ def test_a_copy_of_the_one_file_holds_all_that_was_folded_in(tmp_path):
 @pytest.mark.slow
 def test_a_full_disk_while_a_record_is_made_leaves_nothing_broken(tmp_path):
     code = (
-        "import resource, sys\nfrom analysis.record import Record, RecordError\n"
+        "import resource, sys\nfrom analysis.record.record import Record, RecordError\n"
         "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "for limit in sys.argv[2:]:\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), resource.RLIM_INFINITY))\n"

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from record_files import SHAPE, append, some_result
 
-from analysis.record import COMPUTED, Pulse, Record, RecordError
+from analysis.record.record import COMPUTED, Pulse, Record, RecordError
 
 masks = st.integers(1, 2**15 - 1).map(lambda bits: np.array([bits >> i & 1 for i in range(15)], bool).reshape(3, 5))
 pulses = st.builds(Pulse, st.integers(0, 1), masks, st.just(-0.8), st.just(1e-7), st.integers(1, 5))

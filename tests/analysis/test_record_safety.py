@@ -15,13 +15,13 @@ import pytest
 import xarray as xr
 from record_files import another_process, append, edit, some_result
 
-from analysis.digest import array_digest
-from analysis.record import Pulse, Record, RecordError, running, send_request
-from analysis.record_data import seal
+from analysis.record.datasets import seal
+from analysis.record.digest import array_digest
+from analysis.record.record import Pulse, Record, RecordError, running, send_request
 
 WRITER = """
 import os, sys, time, numpy as np, xarray as xr
-from analysis.record import Pulse, Record
+from analysis.record.record import Pulse, Record
 
 def say(text):
     sys.stdout.write(text + "\\n")
@@ -59,7 +59,7 @@ while True:
 
 HOLDER = """
 import sys, time
-from analysis.record import Record
+from analysis.record.record import Record
 record = Record.open(sys.argv[1])
 run = record.begin_run("p", {})
 sys.stdout.write("began\\n"); sys.stdout.flush()
@@ -270,7 +270,7 @@ def test_a_file_made_to_do_harm_runs_nothing(tmp_path):
     with Record.open(tmp_path) as record, pytest.raises(RecordError, match="'x' was edited"):
         record.load(1)
     modules = subprocess.run(
-        [sys.executable, "-c", "import sys, inspect, analysis.record, analysis.export, analysis.open_run\n"
+        [sys.executable, "-c", "import sys, inspect, analysis.record.record, analysis.export.formats, analysis.open_run\n"
          "print([n for n, m in list(sys.modules.items()) if n.startswith('analysis')"
          " and any(word in inspect.getsource(m) for word in ('import pickle', 'np.load', 'eval(', 'exec('))])"],
         capture_output=True, text=True, check=True,
@@ -366,7 +366,7 @@ def test_a_file_that_cannot_grow_leaves_the_record_as_it_was(tmp_path):
     """As `max_page_count`, but from below: the operating system refuses to write."""
     code = (
         "import resource, signal, sys, numpy as np, xarray as xr\n"
-        "from analysis.record import Record, RecordError\n"
+        "from analysis.record.record import Record, RecordError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "record = Record.open(sys.argv[1])\n"
         "run = record.begin_run('p', {})\n"
@@ -391,7 +391,7 @@ def test_a_file_that_cannot_grow_leaves_the_record_as_it_was(tmp_path):
 
 LOOKER = """
 import sys, time
-from analysis.record import running
+from analysis.record.record import running
 said, end = 0, time.time() + 0.5
 while time.time() < end:
     said += running(sys.argv[1]) is not None

@@ -11,11 +11,11 @@ import xarray as xr
 from record_files import SHAPE, append, edit, some_result
 from schema_3 import as_schema_3
 
-from analysis import record_schema_3
 from analysis.open_run import open_run
-from analysis.record import Pulse, Record, RecordError
-from analysis.record_data import seal
-from analysis.step_names import MEASURE_STATES, OLD_NAMES
+from analysis.record import schema_3 as record_schema_3
+from analysis.record.datasets import seal
+from analysis.record.record import Pulse, Record, RecordError
+from analysis.record.step_names import MEASURE_STATES, OLD_NAMES
 
 MASK = np.ones(SHAPE[1:], bool)
 PULSE = {"kernel": 0, "amplitude": 0.9, "width": 2e-7, "count": 1, "shape": "[3, 5]", "mask": b"\xff\x7f"}

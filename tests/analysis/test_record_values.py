@@ -14,8 +14,8 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.record import Record
-from analysis.record_values import NOT_KEPT, keepable
+from analysis.record.record import Record
+from analysis.record.values import NOT_KEPT, keepable
 
 
 class Colour(enum.Enum):
@@ -122,7 +122,7 @@ def test_levels_of_a_multi_index_become_coordinates(kept):
 
 
 def test_an_array_that_cannot_be_computed_costs_itself_alone(kept, monkeypatch):
-    monkeypatch.setattr("analysis.record_values.LARGEST", 100)
+    monkeypatch.setattr("analysis.record.values.LARGEST", 100)
     found, lost = kept(xr.Dataset({"large": ("x", np.zeros(20)), "small": ("y", [1.0])}, attrs={"o": 1}))
     assert list(found.data_vars) == ["small"] and "too large" in lost[0] and found.attrs["o"] == 1
 

@@ -13,10 +13,10 @@ import pytest
 from bokeh.models import Legend
 from test_summary import made_up
 
-from analysis import figures
-from analysis.report import checks, headline, render, write_report
-from analysis.results import LotResults, Training
-from analysis.summary import TRAININGS, summary
+from analysis.figures import maps as figures
+from analysis.reports.mtj_mnist import checks, headline, render, write_report
+from analysis.results.lot import LotResults, Training
+from analysis.results.summary import TRAININGS, summary
 from mapping.dies.die_record import CellClass
 
 SECTIONS = (

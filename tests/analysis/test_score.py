@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from analysis.record import Record
+from analysis.record.record import Record
+from analysis.record.step_names import MEASURE_STATES, PROGRAM
 from analysis.score import TruthError, score, totals
-from analysis.step_names import MEASURE_STATES, PROGRAM
 from mapping.dies.die_record import CellClass, DieRecord, LineFault
 from mapping.dies.geometry import ArrayGeometry
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from analysis.record import Record
+from analysis.record.record import Record
 from analysis.score import score, totals
 from mapping.dies.analog_die import AnalogDie
 from mapping.dies.die_record import CellClass, LineFault

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from analysis.results import DEFECTS, LotResults, Training
-from analysis.summary import missing, paired_difference, summary
-from analysis.table import duration, percent, points, results_table
+from analysis.figures.table import duration, percent, points, results_table
+from analysis.results.lot import DEFECTS, LotResults, Training
+from analysis.results.summary import missing, paired_difference, summary
 from mapping.dies.die_record import CellClass
 
 IMAGES = 400
@@ -202,6 +202,6 @@ def test_short_names_drop_what_all_share(results: LotResults) -> None:
 
 
 def test_import_stays_light() -> None:
-    code = "import sys, analysis.summary; print([m for m in ('bokeh', 'rich', 'scipy', 'xarray') if m in sys.modules])"
+    code = "import sys, analysis.results.summary; print([m for m in ('bokeh', 'rich', 'scipy', 'xarray') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -5,14 +5,14 @@ import pytest
 import xarray as xr
 import yaml
 
-from analysis.junctions import Circuit, cell_resistance, junction_map, pulse_voltage, read_among_p, v_half_of
-from analysis.lot_file import NOT_TOLD, LotTree
-from analysis.pulse_trials import trials_of_die
-from analysis.read_noise import Reads, fit_read_noise
-from analysis.record import Pulse, Record, RecordError
-from analysis.recorded_dies import RecordedDie
-from analysis.switching import Law, Trials, draw_critical, fit_switching
-from analysis.twin import TwinError, write_twin
+from analysis.record.record import Pulse, Record, RecordError
+from analysis.twin.fit import TwinError, write_twin
+from analysis.twin.junctions import Circuit, cell_resistance, junction_map, pulse_voltage, read_among_p, v_half_of
+from analysis.twin.lot_file import NOT_TOLD, LotTree
+from analysis.twin.pulse_trials import trials_of_die
+from analysis.twin.read_noise import Reads, fit_read_noise
+from analysis.twin.recorded_dies import RecordedDie
+from analysis.twin.switching import Law, Trials, draw_critical, fit_switching
 from mapping.dies.die_record import CellClass, DieRecord
 from mapping.dies.geometry import ArrayGeometry
 from sim_backends.array.circuit.line_drops import cell_voltages

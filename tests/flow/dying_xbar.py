@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from analysis.record import Record
+from analysis.record.record import Record
 from instruments.board_protocol.frames import Opcode
 from instruments.board_protocol.link import BoardLink
 from instruments.broker.client import Link

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.record import Intent, Record
+from analysis.record.record import Intent, Record
 from sim_backends.array.dies.readout import ReadoutSpec
 from sim_backends.bench.physical_log import mask_digest
 

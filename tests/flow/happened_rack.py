@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from happened import of_kind
 
-from analysis.record import Intent, Record
+from analysis.record.record import Intent, Record
 
 Entries = list[dict[str, Any]]
 

@@ -24,7 +24,7 @@ from command_line import PATIENCE, Process, ended, served, start_dying, wait_for
 from happened import assert_frames_were_intended, assert_read_before_pulsed, happened, operations, safe_after
 from short_lot import write_lot
 
-from analysis.record import Record
+from analysis.record.record import Record
 from sim_backends.array.dies.readout import ReadoutSpec
 
 HERE = Path(__file__).parent

@@ -330,7 +330,7 @@ def test_traffic_that_was_torn_off(run, share):
 
 HOLDER = """
 import sys
-from analysis.record import Record
+from analysis.record.record import Record
 with Record.open(sys.argv[1]) as record:
     record.begin_run("mine.py:look", {})
     print("held", flush=True)

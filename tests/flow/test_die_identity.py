@@ -7,7 +7,7 @@ import pytest
 from happened import happened, of_kind
 from in_process import simulated_station
 
-from analysis.record import Record
+from analysis.record.record import Record
 from instruments.station import load_station
 from mapping.dies.die_record import DieRecord
 from mapping.placement.placement import place

@@ -5,7 +5,7 @@ import pytest
 from happened import happened, of_kind
 from in_process import simulated_station
 
-from analysis.record import Record
+from analysis.record.record import Record
 from instruments.station import load_station
 from mapping.dies.analog_die import AnalogDie
 from mapping.writing.analog_schedule import build_analog_schedule

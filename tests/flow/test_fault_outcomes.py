@@ -19,8 +19,8 @@ from happened import fired_per_cell, happened, of_kind
 from in_process import serve_here
 from rich.console import Console
 
-from analysis import record_database
-from analysis.record import Pulse, Record, RecordError
+from analysis.record import database as record_database
+from analysis.record.record import Pulse, Record, RecordError
 from instruments.roles.interfaces import (
     ArrayCapabilities,
     CurrentRange,

@@ -9,8 +9,8 @@ from happened import assert_left_safely, happened
 from in_process import sim_here
 from PIL import Image
 
-from analysis.picture_report import headline
-from analysis.record import Record
+from analysis.record.record import Record
+from analysis.reports.grey_picture import headline
 from mapping.dies.analog_die import AnalogDie
 from mapping.writing.pictures import conductances, sphere
 

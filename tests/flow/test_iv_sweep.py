@@ -7,8 +7,8 @@ import pytest
 from command_line import xbar
 from in_process import simulated_station
 
-from analysis.record import Record
-from analysis.step_names import SWEEP_CELL
+from analysis.record.record import Record
+from analysis.record.step_names import SWEEP_CELL
 from instruments.roles.interfaces import LinkError
 from instruments.station import load_station
 from mapping.writing.iv_sweep import IVSweep

@@ -11,7 +11,7 @@ import pytest
 from command_line import xbar
 from kill_trials import Moment, kill, own_place, served_place, trial, undisturbed
 
-from analysis.record import Pulse, Record
+from analysis.record.record import Pulse, Record
 from protocols.bench import LedgeredTester
 
 pytestmark = pytest.mark.skipif(

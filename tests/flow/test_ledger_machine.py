@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from qcodes.instrument import Instrument
 
-from analysis.record import Pulse, Record
+from analysis.record.record import Pulse, Record
 from instruments.drivers.board import FramedBoard
 from instruments.roles.interfaces import InstrumentError, LimitError
 from protocols import ledgered_tester

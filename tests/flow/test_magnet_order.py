@@ -7,7 +7,7 @@ from command_line import wait_for
 from happened import happened, of_kind
 from in_process import serve_here
 
-from analysis.record import Record
+from analysis.record.record import Record
 from instruments.station import load_station, write_station
 from protocols.bench import Bench, Die
 

@@ -5,7 +5,7 @@ import pytest
 from command_line import xbar
 from safetensors.numpy import save_file
 
-from analysis.record import Record
+from analysis.record.record import Record
 from mapping.dies.die_record import HARD_DEFECTS
 from mapping.placement.coding import decode
 from mapping.writing.schedule import WriteSchedule

@@ -9,7 +9,7 @@ from command_line import killed_at, xbar
 from happened import assert_frames_were_intended, assert_left_safely, assert_read_before_pulsed, happened
 from safetensors.numpy import save_file
 
-from analysis.record import Record
+from analysis.record.record import Record
 from mapping.writing.analog_schedule import AnalogSchedule
 from mapping.writing.converge import Outcome
 

@@ -14,10 +14,10 @@ from command_line import end_served, run_xbar, served, xbar
 from happened import assert_left_safely, fired_per_cell, happened, of_kind
 from in_process import sim_here
 
-from analysis.lot_results import lot_results
-from analysis.record import Record
-from analysis.step_names import CLASSIFY_IMAGES, MEASURE_STATES
-from analysis.summary import summary
+from analysis.record.record import Record
+from analysis.record.step_names import CLASSIFY_IMAGES, MEASURE_STATES
+from analysis.results.mtj_mnist import lot_results
+from analysis.results.summary import summary
 from protocols.replay import replay
 from sim_backends.array.dies.lot import load_lot
 from sim_backends.array.dies.mtj_die import Die as SimulatedDie
@@ -267,7 +267,7 @@ def test_fewer_dies_and_pictures_and_back_again(first, small, tmp_path, monkeypa
     assert len(fewer["error"]["die_aware"]["per_die"]) == len(fewer["defects"]["per_die"]) == 2
     assert fewer["programming"]["cells"] < numbers["programming"]["cells"]
     # a third page, of what the first was of, is looked at by nobody
-    monkeypatch.setattr("analysis.report.write_report", lambda _, path: path)
+    monkeypatch.setattr("analysis.reports.mtj_mnist.write_report", lambda _, path: path)
     again = run()
     assert (again["dies"], again["images"], again["names"]) == (3, IMAGES, numbers["names"])
     assert again["error"]["software"] == numbers["error"]["software"]

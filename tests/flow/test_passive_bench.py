@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from in_process import serve_here
 
-from analysis.record import Pulse
+from analysis.record.record import Pulse
 from instruments.roles.interfaces import LimitError
 from instruments.station import load_station, write_station
 from protocols.pytest_plugin import LotChoice

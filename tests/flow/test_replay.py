@@ -12,7 +12,7 @@ import time
 import pytest
 from command_line import start_xbar, wait_for, xbar
 
-from analysis.record import Record
+from analysis.record.record import Record
 from instruments.wire.traffic import Kind, TrafficWriter, read_traffic
 from protocols.open_station import traffic_file
 from protocols.provenance import made_by

@@ -15,7 +15,7 @@ from command_line import ended, start_xbar, wait_for, xbar
 from happened import assert_left_safely, fired_per_cell, happened, of_kind
 from in_process import sim_here
 
-from analysis.record import Record
+from analysis.record.record import Record
 
 SHAPE, STEPS = (32, 25, 25), 4
 DIES = ("c2r6", "c3r6")

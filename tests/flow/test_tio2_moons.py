@@ -10,8 +10,8 @@ from fast_lot import fast_lot
 from happened import assert_frames_were_intended, assert_left_safely, happened
 from in_process import sim_here
 
-from analysis.record import Record
-from analysis.step_names import CLASSIFY_POINTS, MEASURE_ANALOG, WRITE_ANALOG
+from analysis.record.record import Record
+from analysis.record.step_names import CLASSIFY_POINTS, MEASURE_ANALOG, WRITE_ANALOG
 from mapping.dies.die_record import CellClass
 from mapping.writing.converge import ARRAY, Outcome
 

@@ -20,8 +20,8 @@ from happened_rack import (
 )
 from in_process import sim_here
 
-from analysis.record import Record
-from analysis.step_names import MEASURE_ANALOG, WRITE_ANALOG
+from analysis.record.record import Record
+from analysis.record.step_names import MEASURE_ANALOG, WRITE_ANALOG
 from mapping.training.moons import FILES, half_moons
 from mapping.writing.converge import ARRAY, Outcome
 from protocols.bench import DOSE_LIMIT

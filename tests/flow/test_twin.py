@@ -7,9 +7,9 @@ from command_line import xbar
 from in_process import serve_here
 from safetensors.numpy import save_file
 
-from analysis.record import Record
-from analysis.recorded_dies import kept_reads, on_die
-from analysis.twin import write_twin
+from analysis.record.record import Record
+from analysis.twin.fit import write_twin
+from analysis.twin.recorded_dies import kept_reads, on_die
 from mapping.dies.die_record import CellClass, DieRecord
 from mapping.writing.schedule import WriteSchedule
 from sim_backends.array.dies.lot import load_lot

@@ -88,7 +88,7 @@ def test_a_decimal_number_is_what_it_says(text):
 
 
 def test_whole_numbers_may_be_printed_as_any():
-    assert repeatable.whole("6.00000e+00") == 6 and again.whole("-3", -3, 3) == -3
+    assert repeatable.whole("6.00000e+00") == 6 and repeatable.whole("-3", -3, 3) == -3
     for text in ("1.5", "4", "1e300"):
         with pytest.raises(ValueError, match="whole number"):
             repeatable.whole(text, -3, 3)

@@ -72,7 +72,7 @@ def served(tmp_path_factory):
 @pytest.fixture(scope="module")
 def bench(served, tmp_path_factory):
     """A bench over the station of the module, its pulses kept in a record of its own; left safely at the end."""
-    from analysis.record import Record
+    from analysis.record.record import Record
     from instruments.station import load_station
     from protocols.bench import Bench
 

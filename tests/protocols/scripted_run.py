@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from analysis.record import Record
+from analysis.record.record import Record
 from instruments.roles.interfaces import DieSite
 from protocols.bench import ContactCheck
 from protocols.carried import bury, interrupted

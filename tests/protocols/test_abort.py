@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from analysis.record import Record, RecordError
+from analysis.record.record import Record, RecordError
 from instruments.board_protocol.frames import Opcode
 from instruments.board_protocol.link import BoardLink
 from instruments.broker.client import Broker, BrokerError

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from virgin import virgin_station
 
-from analysis.record import Record
+from analysis.record.record import Record
 from instruments.station import load_station
 from mapping.writing.forming import Forming
 from protocols.bench import Bench, Die

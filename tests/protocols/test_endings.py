@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from analysis.record import Record
+from analysis.record.record import Record
 from protocols.catalogue import REPORTED, SHIPPED
 from protocols.show import KINDS
 from protocols.status import lot_status, next_commands

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from in_process import simulated_station
 
-from analysis.record import Record
+from analysis.record.record import Record
 from instruments.roles.interfaces import LimitError
 from instruments.station import load_station
 from mapping.writing.converge import Outcome

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis.record import Batch, Pulse, Record
+from analysis.record.record import Batch, Pulse, Record
 from instruments.roles.interfaces import (
     ArrayCapabilities,
     ArrayTester,

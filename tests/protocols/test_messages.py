@@ -7,7 +7,7 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
-from analysis.record import Record
+from analysis.record.record import Record
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ from in_process import stations_here
 from rich.console import Console
 from typer.testing import CliRunner
 
-from analysis.record import Record
+from analysis.record.record import Record
 from instruments.board_protocol.caps import BoardCaps, capabilities
 from instruments.roles.interfaces import ArrayTester, DieSite, LimitError, Prober
 from instruments.station import write_station

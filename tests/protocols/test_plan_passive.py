@@ -9,7 +9,7 @@ import yaml
 from in_process import stations_here
 from rich.console import Console
 
-from analysis.record import Record
+from analysis.record.record import Record
 from instruments.roles.interfaces import ArrayTester, CellSweeper
 from instruments.station import write_rack_station, write_station
 from instruments.wire.traffic import Kind, read_traffic

@@ -8,7 +8,7 @@ import pytest
 from schema_3 import as_schema_3
 from typer.testing import CliRunner
 
-from analysis.record import Record, RecordError
+from analysis.record.record import Record, RecordError
 from protocols.bench import Bench
 from protocols.cli import app
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted_run import start_run
 
-from analysis.record import VERDICTS, Record, running, send_request
+from analysis.record.record import VERDICTS, Record, running, send_request
 from instruments.roles.interfaces import InstrumentError
 from protocols.bench import DieFault
 from protocols.golden import GoldenDieError

@@ -6,7 +6,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from analysis.summary import TRAININGS
+from analysis.results.summary import TRAININGS
 from mapping.dies.die_record import HARD_DEFECTS, CellClass
 from mapping.training.binary import Architecture, Recipe, die_pairs, emulate
 from mapping.training.mnist import Digits, load_mnist

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from analysis.transfer_curves import conclusions, render
-from analysis.transfer_results import LOOP, METRICS, RATES, checks, spread, summary
+from analysis.studies.transfer_curves import conclusions, render
+from analysis.studies.transfer_results import LOOP, METRICS, RATES, checks, spread, summary
 from mapping.training.moon_training import RECIPES
 from mapping.training.moons import FILES, MoonsError, half_moons
 from protocols.cli import app

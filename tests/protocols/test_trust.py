@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.record import Record
+from analysis.record.record import Record
 from protocols import trust
 from protocols.catalogue import ProtocolNotFoundError, find
 from protocols.console import console

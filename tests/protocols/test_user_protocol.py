@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.record import Record
+from analysis.record.record import Record
 from protocols.catalogue import find
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from analysis.record import Record
+from analysis.record.record import Record
 from instruments.roles.interfaces import LimitError
 from protocols import bench as benches
 from protocols.bench import Bench

@@ -1,0 +1,1 @@
+"""From the record to numbers, a file per protocol."""

@@ -1,0 +1,1 @@
+"""Numbers and pages of the studies that need no wire."""

@@ -1,0 +1,1 @@
+"""Simulated dies fitted to recorded ones."""

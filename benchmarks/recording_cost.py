@@ -20,8 +20,9 @@ SETTINGS = ("--dies", "4", "--seed", "0")
 def bare() -> None:
     """Take the broker and the kept readings out of this process, then run the command."""
     from instruments.station import load_station
-    from protocols import bench, open_station
+    from protocols.bench import bench
     from protocols.cli import main
+    from protocols.sequencer import open_station
 
     def connect(self, run):
         path = self._station or self._stack.enter_context(

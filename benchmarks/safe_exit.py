@@ -44,10 +44,10 @@ import numpy as np
 import xarray as xr
 import yaml
 
-from protocols.run import Run, protocol
+from protocols.sequencer.run import Run, protocol
 
 LEASE, LIMIT = 3.0, 2.0  # s
-WATCHDOG = 2.0  # s; `protocols.bench.WATCHDOG`
+WATCHDOG = 2.0  # s; `protocols.bench.bench.WATCHDOG`
 PATIENCE = 60.0  # s; for a program to come as far as its measurement
 ENDS = 10.0  # s; a program that has not ended so long after its fault does not end
 XBARLAB = "xbarlab"

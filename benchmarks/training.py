@@ -20,7 +20,7 @@ from torch.nn import functional
 from mapping.training import binary as training
 from mapping.training.mnist import load_mnist
 from mapping.training.network import Layer
-from protocols.drawn_dies import measured_records
+from protocols.studies.drawn_dies import measured_records
 from sim_backends.array.dies.lot import load_lot
 
 ARCHITECTURE = training.Architecture()

@@ -12,10 +12,10 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from protocols.catalogue import SHIPPED
-from protocols.stopping import heed_interrupt
-from protocols.streams import steady
-from protocols.user_errors import for_the_user
+from protocols.sequencer.stopping import heed_interrupt
+from protocols.source.catalogue import SHIPPED
+from protocols.terminal.streams import steady
+from protocols.terminal.user_errors import for_the_user
 
 app = typer.Typer(
     name="xbar",
@@ -27,7 +27,7 @@ app = typer.Typer(
 
 def _say_version(asked: bool) -> None:
     if asked:
-        from protocols.console import say
+        from protocols.terminal.console import say
         from xbarlab import __version__
 
         say(f"xbarlab {__version__}")
@@ -112,10 +112,10 @@ def run(
     allow: Allow = None,
 ) -> None:
     """Run a protocol over a lot; any parameter of the protocol is also an option (--images 200)."""
-    from protocols import selection
-    from protocols.catalogue import find, lot_of, name_in_record
-    from protocols.parameters import parse
-    from protocols.show import run_and_show
+    from protocols.commands.show import run_and_show
+    from protocols.sequencer import selection
+    from protocols.sequencer.parameters import parse
+    from protocols.source.catalogue import find, lot_of, name_in_record
 
     _refuse_for_run(context, station, golden)
     function = find(name)
@@ -138,7 +138,7 @@ def sim(
     write: Annotated[Path, typer.Option(help="Station file to write for the clients.")] = Path("station.yaml"),
 ) -> None:
     """Serve a simulated station on loopback ports until Ctrl-C; any client of its instruments may connect."""
-    from protocols.serve import serve
+    from protocols.commands.serve import serve
 
     serve(station, write, seed=seed, truth=truth, log=log, state=state, realtime=realtime)
 
@@ -163,7 +163,7 @@ def map_(
     cap: Annotated[str | None, typer.Option(help="Analog: largest amplitude, as 1.2V; large arrays need it.")] = None,
 ) -> None:
     """Place trained weights on a die and write the schedule that programs them."""
-    from protocols.map_command import map_analog_to_file, map_to_file
+    from protocols.commands.map import map_analog_to_file, map_to_file
     from protocols.options import refuse
 
     if coding == "analog":
@@ -195,10 +195,10 @@ def program(
     allow: Allow = None,
 ) -> None:
     """Program a schedule onto the dies of a station by write-verify, and say what came out."""
-    from protocols import selection
+    from protocols.commands.show import run_and_show
     from protocols.options import refuse
-    from protocols.program_lot import program_lot
-    from protocols.show import run_and_show
+    from protocols.sequencer import selection
+    from protocols.shipped.program import program_lot
 
     _refuse_for_run(context, station, golden)
     if station is not None:
@@ -222,12 +222,12 @@ def plan(
     allow: Allow = None,
 ) -> None:
     """Say what a run would do, what that costs and whether it can work, without a station."""
-    from protocols.catalogue import find, lot_of, name_in_record
-    from protocols.console import console
     from protocols.options import refuse
-    from protocols.parameters import parse
-    from protocols.plan import plan_protocol
-    from protocols.plan_table import show_plan
+    from protocols.plan.plan import plan_protocol
+    from protocols.plan.table import show_plan
+    from protocols.sequencer.parameters import parse
+    from protocols.source.catalogue import find, lot_of, name_in_record
+    from protocols.terminal.console import console
 
     if like is not None:
         refuse(context, "lot", only="without --like, which tells the kind of die")
@@ -255,9 +255,9 @@ def resume(
     allow: Allow = None,
 ) -> None:
     """Go on with a run that did not finish, as it was started; or let a paused one go on."""
-    from protocols import selection
+    from protocols.commands.resume import resume as go_on
     from protocols.options import given
-    from protocols.resume import resume as go_on
+    from protocols.sequencer import selection
 
     changed = _assignments(settings or [])
     skipped = selection.names(skip)
@@ -275,8 +275,8 @@ def pause(folder: Folder) -> None:
 @app.command()
 def abort(folder: Folder) -> None:
     """Abort a running run now, also one that hangs or died and left its station on: all grounded, needles off."""
-    from protocols.abort import abort as end
-    from protocols.console import say
+    from protocols.commands.abort import abort as end
+    from protocols.terminal.console import say
 
     say(end(folder))
 
@@ -284,7 +284,7 @@ def abort(folder: Folder) -> None:
 @app.command()
 def status(folder: Folder, json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """Say where a lot stands: runs, dies and their verdicts, what is being done, what to type next."""
-    from protocols.status import show_status
+    from protocols.commands.status import show_status
 
     show_status(folder, as_json=json)
 
@@ -317,12 +317,12 @@ def simulate(
     folder = out or Path("runs") / f"{what}-{time.strftime('%Y%m%d-%H%M%S')}"
     if what == "mtj-lots":
         refuse(context, "transfers", "moons", "maps", only="in xbar simulate tio2-transfers")
-        from protocols.simulate import simulate_lots
+        from protocols.studies.mtj_lots import simulate_lots
 
         simulate_lots(folder, lot=lot, seeds=range(seed, seed + seeds), dies=dies, epochs=epochs)
     elif what == "tio2-transfers":
         refuse(context, "dies", "lot", only="in xbar simulate mtj-lots")
-        from protocols.simulate_transfers import simulate_transfers
+        from protocols.studies.tio2_transfers import simulate_transfers
 
         every = range(seed, seed + seeds)
         simulate_transfers(folder, transfers=transfers, seeds=every, maps=maps, moons=moons, epochs=epochs)
@@ -337,7 +337,7 @@ def score(
     json: Annotated[Path | None, typer.Option(help="Also write the numbers as JSON.")] = None,
 ) -> None:
     """Compare what a run found and programmed with what the simulated dies really are."""
-    from protocols.show import show_score
+    from protocols.commands.show import show_score
 
     _check_json(json)
     show_score(folder, truth, json)
@@ -352,7 +352,7 @@ def report(
     ] = None,
 ) -> None:
     """Make table and report of a run again from its record, finished or not."""
-    from protocols.show import show_record
+    from protocols.commands.show import show_record
 
     _check_json(json)
     show_record(folder, json, out)
@@ -367,7 +367,7 @@ def export(
 ) -> None:
     """Write a run as files that other programs open."""
     from analysis.export.formats import export as write
-    from protocols.console import say
+    from protocols.terminal.console import say
 
     suffix = {"hdf5": ".h5", "qcodes": ".db"}.get(to, "")
     name = f"export{suffix}" if run is None else f"export-run-{run}{suffix}"
@@ -381,7 +381,7 @@ def twin(
 ) -> None:
     """Make a simulated lot of the dies that a record holds."""
     from analysis.twin.fit import write_twin
-    from protocols.console import say
+    from protocols.terminal.console import say
 
     say(str(write_twin(folder, output)))
 
@@ -394,7 +394,7 @@ def replay(
     allow: Allow = None,
 ) -> None:
     """Do a recorded run again from its traffic, without hardware, and compare."""
-    from protocols.replay import replay_and_show
+    from protocols.commands.replay import replay_and_show
 
     replay_and_show(folder, run, trust=trust)
 
@@ -402,7 +402,7 @@ def replay(
 def _ask(folder: Path, what: str, then: str) -> None:
     """Leave a request for the process that does the run."""
     from analysis.record.record import send_request
-    from protocols.console import command, say
+    from protocols.terminal.console import command, say
 
     send_request(folder, what)
     say(f"asked: the run {then}; {command('xbar', 'status', folder)} shows it")

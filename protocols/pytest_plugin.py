@@ -20,7 +20,7 @@ import pytest
 if TYPE_CHECKING:
     from analysis.record.record import Record
     from instruments.station import Station
-    from protocols.bench import Bench, Die
+    from protocols.bench.bench import Bench, Die
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def lot() -> LotChoice:
 @pytest.fixture
 def station_file(lot: LotChoice, tmp_path: Path) -> Iterator[Path]:
     """Station file of a simulated station that serves from threads of this process while the test runs."""
-    from protocols.open_station import simulated_station
+    from protocols.sequencer.open_station import simulated_station
 
     with simulated_station(lot.name, lot.seed, tmp_path / "station", in_process=True) as path:
         yield path
@@ -67,7 +67,7 @@ def record(tmp_path: Path) -> Iterator[Record]:
 @pytest.fixture
 def bench(station: Station, record: Record) -> Iterator[Bench]:
     """A bench over the station, its pulses kept in `record`; left safely at the end."""
-    from protocols.bench import Bench
+    from protocols.bench.bench import Bench
 
     opened = Bench(station.prober, station.array, record, record.begin_run("test", {}))
     yield opened
@@ -77,7 +77,7 @@ def bench(station: Station, record: Record) -> Iterator[Bench]:
 @pytest.fixture
 def die(bench: Bench) -> Die:
     """The first die of the route, in contact."""
-    from protocols.bench import Die
+    from protocols.bench.bench import Die
 
     site = bench.prober.die_sites()[0]
     first = Die(str(site), site, 0)

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from protocols import open_station
+from protocols.sequencer import open_station
 from sim_backends.array.dies.lot import is_lot_file
 from sim_backends.bench.physical_log import summary_path
 from sim_backends.station import Station, StationConfig, load_station, station_config
 
-#: `protocols.open_station.simulated_station`, in this process.
+#: `protocols.sequencer.open_station.simulated_station`, in this process.
 simulated_station: Callable[..., AbstractContextManager[Path]] = partial(
     open_station.simulated_station, in_process=True
 )

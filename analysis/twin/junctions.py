@@ -106,7 +106,7 @@ def v_half_of(curvature: float, r_p: float, tmr_read: float, v_read: float, r_se
     Parameters
     ----------
     curvature
-        k of ``G(V) = G(v_read) (1 + k ((V / v_read)^2 - 1))``, as `protocols.characterise` measures it, from the
+        k of ``G(V) = G(v_read) (1 + k ((V / v_read)^2 - 1))``, as `protocols.steps.characterise` measures it, from the
         conductances at the read voltage and at half of it.
     r_p, tmr_read
         Typical junction: resistance in P (Ohm), and TMR as it is at the read voltage.

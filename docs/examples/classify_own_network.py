@@ -17,11 +17,11 @@ from mapping.placement.placement import Placement
 from mapping.placement.weights import extra_tensors, layers_from, load_weights
 from mapping.training.network import group_sums, ideal_multiply
 from mapping.writing.schedule import WriteSchedule
-from protocols.characterise import check_contact, measure_states
-from protocols.inference import ArrayMultiplier
-from protocols.program_lot import check_geometry
-from protocols.run import Run, protocol
-from protocols.write_verify import program
+from protocols.sequencer.run import Run, protocol
+from protocols.shipped.program import check_geometry
+from protocols.steps.characterise import check_contact, measure_states
+from protocols.steps.inference import ArrayMultiplier
+from protocols.steps.write_verify import program
 
 
 @dataclass(frozen=True, eq=False)

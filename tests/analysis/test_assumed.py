@@ -11,7 +11,7 @@ from analysis.results import grey_picture as picture_results
 from analysis.results import iv_sweep as iv_results
 from analysis.results import tio2_moons as moons_results
 from analysis.results.mtj_mnist import _halves, _when
-from protocols import mtj_mnist
+from protocols.shipped import mtj_mnist
 
 BENCH = "instruments:\n  prober: {type: x, address: TCPIP::192.168.1.20::35555::SOCKET}\n"
 

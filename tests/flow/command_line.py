@@ -21,7 +21,7 @@ from happened import happened, safe_after
 from in_process import stations_here
 
 from protocols.cli import main
-from protocols.left_broker import known_broker
+from protocols.sequencer.left_broker import known_broker
 
 Process = subprocess.Popen[bytes] | forked.Forked
 #: The command, independent of where the interpreter keeps its scripts.

@@ -21,9 +21,9 @@ from instruments.board_protocol.frames import Opcode
 from instruments.board_protocol.link import BoardLink
 from instruments.broker.client import Link
 from instruments.broker.messages import Operation
-from protocols.bench import Bench
+from protocols.bench.bench import Bench
 from protocols.cli import main
-from protocols.open_station import StationOpener
+from protocols.sequencer.open_station import StationOpener
 
 #: What is wrapped, and how its boundaries are called.
 BOUNDED: tuple[tuple[type, str, str], ...] = (

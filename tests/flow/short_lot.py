@@ -15,9 +15,9 @@ from mapping.dies.die_record import DieRecord
 from mapping.dies.geometry import ArrayGeometry
 from mapping.placement.placement import place
 from mapping.writing.schedule import build_schedule
-from protocols.characterise import check_contact, measure_states
-from protocols.run import Run, protocol
-from protocols.write_verify import program
+from protocols.sequencer.run import Run, protocol
+from protocols.steps.characterise import check_contact, measure_states
+from protocols.steps.write_verify import program
 from sim_backends.array.dies.lot import BUILT_IN
 
 #: Kernels beyond the first and the last are not looked at by a contact check: who reads them, means them.

@@ -27,15 +27,15 @@ from in_process import serve_here, sim_here
 from safetensors.numpy import save_file
 from short_lot import write_lot
 
-from protocols.open_station import traffic_file
+from protocols.sequencer.open_station import traffic_file
 
 SCRIPT = """
 import os
 
 import xarray as xr
 
-from protocols.characterise import check_contact, measure_states
-from protocols.run import protocol
+from protocols.steps.characterise import check_contact, measure_states
+from protocols.sequencer.run import protocol
 
 
 def read(bench, die, *, v_read):

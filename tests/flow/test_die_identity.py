@@ -12,11 +12,11 @@ from instruments.station import load_station
 from mapping.dies.die_record import DieRecord
 from mapping.placement.placement import place
 from mapping.writing.schedule import build_schedule
-from protocols.bench import Bench, Die, WrongDieError
-from protocols.characterise import measure_states
-from protocols.fingerprint import SAME_DIE, fingerprint, scatter_likeness
-from protocols.reading import read_conductances
-from protocols.write_verify import program
+from protocols.bench.bench import Bench, Die, WrongDieError
+from protocols.bench.conductances import read_conductances
+from protocols.bench.mtj_identity import SAME_DIE, fingerprint, scatter_likeness
+from protocols.steps.characterise import measure_states
+from protocols.steps.write_verify import program
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ from mapping.dies.analog_die import AnalogDie
 from mapping.writing.analog_schedule import build_analog_schedule
 from mapping.writing.conductance_targets import ConductanceTargets
 from mapping.writing.converge import ARRAY
-from protocols.analog_fingerprint import SAME_DIE, last_known, likeness
-from protocols.analog_write import write_analog
-from protocols.bench import Bench, Die, WrongDieError
-from protocols.characterise_analog import measure_analog
+from protocols.bench.analog_identity import SAME_DIE, last_known, likeness
+from protocols.bench.bench import Bench, Die, WrongDieError
+from protocols.steps.analog_write import write_analog
+from protocols.steps.characterise_analog import measure_analog
 
 
 class PowerCutError(BaseException):

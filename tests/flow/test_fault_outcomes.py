@@ -38,12 +38,12 @@ from mapping.dies.geometry import MTJ_20K
 from mapping.placement.coding import AP, DONT_CARE, P
 from mapping.placement.placement import place
 from mapping.writing.schedule import Batch, PulseSettings, WriteSchedule
-from protocols.bench import DOSE_LIMIT, WATCHDOG, LedgeredTester
-from protocols.characterise import check_contact
-from protocols.execute import execute
-from protocols.run import protocol
-from protocols.selection import RunSettings
-from protocols.write_verify import program
+from protocols.bench.bench import DOSE_LIMIT, WATCHDOG, LedgeredTester
+from protocols.sequencer.execute import execute
+from protocols.sequencer.run import protocol
+from protocols.sequencer.selection import RunSettings
+from protocols.steps.characterise import check_contact
+from protocols.steps.write_verify import program
 
 SHAPE = MTJ_20K.shape
 DIES = ("c3r3", "c3r2")
@@ -122,7 +122,7 @@ def impatient(monkeypatch):
     monkeypatch.setattr("instruments.drivers.sentio.PAUSES", (0.02, 0.1, 0.6))
     monkeypatch.setattr("instruments.drivers.sentio.BUSY_PAUSES", (0.05,) * 4)
     monkeypatch.setattr("instruments.board_protocol.link.PAUSE", 0.02)
-    monkeypatch.setattr("protocols.ledgered_tester.NOT_FIRED_PAUSES", (0.05,) * 3)
+    monkeypatch.setattr("protocols.bench.ledgered_tester.NOT_FIRED_PAUSES", (0.05,) * 3)
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from analysis.record.step_names import SWEEP_CELL
 from instruments.roles.interfaces import LinkError
 from instruments.station import load_station
 from mapping.writing.iv_sweep import IVSweep
-from protocols.analog_fingerprint import last_known
-from protocols.bench import Bench, Die
-from protocols.iv_sweep import sweep_cell
-from protocols.ledgered_tester import SWEPT
+from protocols.bench.analog_identity import last_known
+from protocols.bench.bench import Bench, Die
+from protocols.bench.ledgered_tester import SWEPT
+from protocols.shipped.iv_sweep import sweep_cell
 
 CELLS = [(1, 1), (2, 5)]
 
@@ -130,5 +130,5 @@ def test_forming_from_the_command_line(tmp_path):
     done = xbar("run", "forming", "--v-start", "1.2V", "--v-cap", "2V", "--cells", "0,0 3,4", *where)
     assert done.status == 0, done.said
     with Record.open(tmp_path / "lot", create=False, write=False) as record:
-        ((found,),) = record.results("forming", "protocols.forming.form").values()
+        ((found,),) = record.results("forming", "protocols.steps.forming.form").values()
     assert found.attrs["formed"] == 2 and found.attrs["pulses"] == 0 and int((found["outcome"].values > 0).sum()) == 2

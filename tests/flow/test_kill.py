@@ -12,7 +12,7 @@ from command_line import xbar
 from kill_trials import Moment, kill, own_place, served_place, trial, undisturbed
 
 from analysis.record.record import Pulse, Record
-from protocols.bench import LedgeredTester
+from protocols.bench.bench import LedgeredTester
 
 pytestmark = pytest.mark.skipif(
     os.name != "posix", reason="how a process dies is judged by a signal that Windows lacks"

@@ -24,8 +24,8 @@ from qcodes.instrument import Instrument
 from analysis.record.record import Pulse, Record
 from instruments.drivers.board import FramedBoard
 from instruments.roles.interfaces import InstrumentError, LimitError
-from protocols import ledgered_tester
-from protocols.ledgered_tester import LedgeredTester
+from protocols.bench import ledgered_tester
+from protocols.bench.ledgered_tester import LedgeredTester
 from sim_backends.array.dies.lot import BUILT_IN
 from sim_backends.station import Station, station_config
 from sim_backends.wire.faults import Fault, FaultPlan

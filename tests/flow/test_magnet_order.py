@@ -9,7 +9,7 @@ from in_process import serve_here
 
 from analysis.record.record import Record
 from instruments.station import load_station, write_station
-from protocols.bench import Bench, Die
+from protocols.bench.bench import Bench, Die
 
 
 @pytest.fixture

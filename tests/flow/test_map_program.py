@@ -9,7 +9,7 @@ from analysis.record.record import Record
 from mapping.dies.die_record import HARD_DEFECTS
 from mapping.placement.coding import decode
 from mapping.writing.schedule import WriteSchedule
-from protocols.map_command import find_die
+from protocols.commands.map import find_die
 from sim_backends.array.dies.lot import KINDS, load_lot
 from sim_backends.array.dies.mtj_die import Die as SimulatedDie
 from sim_backends.bench.bench import load_state, state_path
@@ -65,7 +65,7 @@ def test_the_states_on_the_die_are_the_weights_but_for_broken_cells(programmed):
 def test_what_was_read_back_is_what_is_there(programmed):
     _, schedule, out, said = programmed
     with Record.open(out, create=False) as record:
-        (outcome,) = record.results("program", "protocols.write_verify.program")[FIRST]
+        (outcome,) = record.results("program", "protocols.steps.write_verify.program")[FIRST]
     states, able = really_there(out)
     wanted = schedule.states >= 0
     assert np.array_equal(outcome["states"].values[wanted & able], states[wanted & able])

@@ -18,7 +18,7 @@ from analysis.record.record import Record
 from analysis.record.step_names import CLASSIFY_IMAGES, MEASURE_STATES
 from analysis.results.mtj_mnist import lot_results
 from analysis.results.summary import summary
-from protocols.replay import replay
+from protocols.commands.replay import replay
 from sim_backends.array.dies.lot import load_lot
 from sim_backends.array.dies.mtj_die import Die as SimulatedDie
 
@@ -180,8 +180,8 @@ def test_another_seed_is_another_lot(first, tmp_path):
 
 
 LOOK = """
-from protocols.characterise import measure_states
-from protocols.run import protocol
+from protocols.steps.characterise import measure_states
+from protocols.sequencer.run import protocol
 
 @protocol
 def look(run):

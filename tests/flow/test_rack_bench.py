@@ -8,7 +8,7 @@ from in_process import simulated_station
 
 from analysis.record.record import Record
 from instruments.station import load_station
-from protocols.bench import Bench, Die
+from protocols.bench.bench import Bench, Die
 
 
 @pytest.fixture

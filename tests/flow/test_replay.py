@@ -14,9 +14,9 @@ from command_line import start_xbar, wait_for, xbar
 
 from analysis.record.record import Record
 from instruments.wire.traffic import Kind, TrafficWriter, read_traffic
-from protocols.open_station import traffic_file
-from protocols.provenance import made_by
-from protocols.replay import replay
+from protocols.commands.replay import replay
+from protocols.sequencer.open_station import traffic_file
+from protocols.sequencer.provenance import made_by
 
 SCRIPT = """
 import time
@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from protocols.characterise import check_contact
-from protocols.run import protocol
+from protocols.steps.characterise import check_contact
+from protocols.sequencer.run import protocol
 
 
 def exercise_cells(bench, die, *, number, wait):
@@ -107,7 +107,7 @@ def test_a_lot_is_named_from_where_the_user_stands(recorded, tmp_path, monkeypat
     begun.mkdir()
     with Record.open(recorded, create=False, write=False) as record:
         known = record.runs()[-1]["provenance"]
-    monkeypatch.setattr("protocols.replay.in_folder_of", lambda _: contextlib.chdir(begun))
+    monkeypatch.setattr("protocols.commands.replay.in_folder_of", lambda _: contextlib.chdir(begun))
     assert known["folder"] and not (begun / "copy").exists()
     monkeypatch.chdir(tmp_path)
     done = xbar("replay", "copy", "--trust")
@@ -129,7 +129,7 @@ def test_bytes_of_another_version_say_which_one_to_install(recorded, tmp_path, m
     with Record.open(lot, create=False, write=False) as record:
         known = record.runs()[-1]["provenance"]
     was = known | {"packages": known["packages"] | {"xbarlab": "9.9.9"}, "git": git}
-    monkeypatch.setattr("protocols.replay.made_by", lambda _: made_by(was))
+    monkeypatch.setattr("protocols.commands.replay.made_by", lambda _: made_by(was))
     done = xbar("replay", lot, "--trust")
     assert done.status == 1 and "differs" in done.said
     assert "the run was made by xbarlab 9.9.9" in done.said and says in " ".join(done.said.split())

@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from protocols.run import protocol
+from protocols.sequencer.run import protocol
 
 
 def write(bench, die, *, number):
@@ -276,7 +276,7 @@ def test_pause_and_resume_from_another_terminal(station, command, interrupted, t
 @posix_only
 def test_a_run_that_hangs_is_aborted_over_its_broker(station, command, interrupted, tmp_path, monkeypatch):
     file, log = station
-    monkeypatch.setattr("protocols.abort.PATIENCE", 1.0)  # a process that was stopped never answers
+    monkeypatch.setattr("protocols.commands.abort.PATIENCE", 1.0)  # a process that was stopped never answers
     with ended(interrupted("--station", file)) as process:
         process.send_signal(signal.SIGSTOP)
         done = xbar("abort", tmp_path / "lot")

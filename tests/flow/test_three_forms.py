@@ -8,9 +8,9 @@ from mapping.placement.coding import AP, DONT_CARE
 from mapping.placement.placement import place
 from mapping.training.emulation import emulate_multiply, weight_unit
 from mapping.writing.schedule import build_schedule
-from protocols.characterise import measure_states
-from protocols.inference import ArrayMultiplier
-from protocols.write_verify import program
+from protocols.steps.characterise import measure_states
+from protocols.steps.inference import ArrayMultiplier
+from protocols.steps.write_verify import program
 from sim_backends.array.dies.lot import load_lot
 from sim_backends.array.dies.mtj_die import Die as SimulatedDie
 

@@ -26,7 +26,7 @@ def home(tmp_path_factory):
     """A finished run of two dies on the board of a served station, with its truth and its log."""
     home = tmp_path_factory.mktemp("moons")
     kept = {"truth": home / "truth.npz", "log": home / "physical.jsonl", "state": home / "state"}
-    few = mock.patch("protocols.tio2_moons.MONTE_CARLO_LOTS", 4)  # nobody here looks at the spread between lots
+    few = mock.patch("protocols.shipped.tio2_moons.MONTE_CARLO_LOTS", 4)  # nobody here looks at the spread between lots
     with sim_here(fast_lot(home / "fast.yaml"), seed=SEED, **kept, write=home / "station.yaml"), few:
         where = ("--station", home / "station.yaml", "--dies", 2, "--seed", SEED, "--out", home / "lot")
         done = xbar(

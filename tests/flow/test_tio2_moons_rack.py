@@ -24,7 +24,7 @@ from analysis.record.record import Record
 from analysis.record.step_names import MEASURE_ANALOG, WRITE_ANALOG
 from mapping.training.moons import FILES, half_moons
 from mapping.writing.converge import ARRAY, Outcome
-from protocols.bench import DOSE_LIMIT
+from protocols.bench.bench import DOSE_LIMIT
 
 DIE, SITE, SEED, CURRENT_LIMIT = "c4r0", (4, 0), 1, 5e-3  # it has a dead row and a stuck cell
 DEAD_ROW = 5

@@ -13,9 +13,9 @@ from mapping.training.binary import die_pairs
 from mapping.training.emulation import LineResistance, emulate_multiply
 from mapping.training.multiply import MultiplyError, checked_inputs
 from mapping.training.network import BinaryNetwork, Layer, ideal_multiply
-from protocols.inference import ArrayMultiplier
-from protocols.lot_methods import record_multiply
-from protocols.moon_inference import input_voltages
+from protocols.steps.inference import ArrayMultiplier
+from protocols.steps.inference_moons import input_voltages
+from protocols.studies.lot_methods import record_multiply
 
 GEOMETRY = NAMED["mtj-20k"]
 PLACED = place([(10, 4), (4, 3)], GEOMETRY)

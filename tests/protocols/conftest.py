@@ -74,7 +74,7 @@ def bench(served, tmp_path_factory):
     """A bench over the station of the module, its pulses kept in a record of its own; left safely at the end."""
     from analysis.record.record import Record
     from instruments.station import load_station
-    from protocols.bench import Bench
+    from protocols.bench.bench import Bench
 
     with Record.open(tmp_path_factory.mktemp("lot")) as record, load_station(served.file) as station:
         bench = Bench(station.prober, station.array, record, record.begin_run("test", {}))
@@ -85,7 +85,7 @@ def bench(served, tmp_path_factory):
 @pytest.fixture(scope="module")
 def die(bench):
     """The first die of the route, in contact."""
-    from protocols.bench import Die
+    from protocols.bench.bench import Die
 
     site = bench.prober.die_sites()[0]
     first = Die(str(site), site, 0)

@@ -4,10 +4,10 @@ import numpy as np
 
 from analysis.record.record import Record
 from instruments.roles.interfaces import DieSite
-from protocols.bench import ContactCheck
-from protocols.carried import bury, interrupted
-from protocols.run import Run, RunSettings
-from protocols.stopping import StopRequest
+from protocols.bench.bench import ContactCheck
+from protocols.sequencer.carried import bury, interrupted
+from protocols.sequencer.run import Run, RunSettings
+from protocols.sequencer.stopping import StopRequest
 
 
 class Quiet:

@@ -15,9 +15,9 @@ from instruments.board_protocol.link import BoardLink
 from instruments.broker.client import Broker, BrokerError
 from instruments.drivers.sentio import Sentio
 from instruments.wire.sessions import open_port, through
-from protocols.abort import NotSafeError, abort
-from protocols.left_broker import KnownBroker, broker_file, known_broker, recipes_file
-from protocols.open_station import _left_by_an_earlier_run
+from protocols.commands.abort import NotSafeError, abort
+from protocols.sequencer.left_broker import KnownBroker, broker_file, known_broker, recipes_file
+from protocols.sequencer.open_station import _left_by_an_earlier_run
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "instruments"))
 

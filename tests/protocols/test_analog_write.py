@@ -18,9 +18,9 @@ from mapping.writing.analog_schedule import build_analog_schedule
 from mapping.writing.conductance_targets import ConductanceTargets, TargetError
 from mapping.writing.converge import ARRAY, Outcome
 from mapping.writing.touch_up import Passes
-from protocols.analog_write import _Write, drift, gave_up, pulses_for, write_analog
-from protocols.bench import Bench, Die
-from protocols.characterise_analog import PROBE, measure_analog, within_caps
+from protocols.bench.bench import Bench, Die
+from protocols.steps.analog_write import _Write, drift, gave_up, pulses_for, write_analog
+from protocols.steps.characterise_analog import PROBE, measure_analog, within_caps
 
 pytestmark = pytest.mark.slow
 

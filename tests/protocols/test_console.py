@@ -9,9 +9,9 @@ import pytest
 from rich.progress import Progress
 from rich.table import Table
 
-from protocols.console import command, console, lost
-from protocols.progress import RunProgress, TimesColumn
-from protocols.streams import Steady, steady
+from protocols.terminal.console import command, console, lost
+from protocols.terminal.progress import RunProgress, TimesColumn
+from protocols.terminal.streams import Steady, steady
 
 
 def shown(monkeypatch, *things, encoding="utf-8", width="80"):
@@ -136,7 +136,7 @@ def test_foreign_text_in_progress(monkeypatch):
 def test_a_log_has_times_and_a_sign_of_life_a_minute(monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     now = [0.0]
-    monkeypatch.setattr("protocols.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("protocols.terminal.progress.time.monotonic", lambda: now[0])
     with RunProgress(console()) as progress:
         for share in range(0, 100):
             now[0] += 1.7
@@ -168,8 +168,8 @@ def test_commands_can_be_typed():
 
 SAY = """
 import sys
-from protocols.streams import steady
-from protocols.console import say
+from protocols.terminal.streams import steady
+from protocols.terminal.console import say
 with steady():
     for _ in range(int(sys.argv[1])): say('x' * 50)
 sys.exit(7)

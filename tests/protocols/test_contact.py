@@ -9,10 +9,10 @@ from virgin import virgin_station
 from analysis.record.record import Record
 from instruments.station import load_station
 from mapping.writing.forming import Forming
-from protocols.bench import Bench, Die
-from protocols.characterise import check_contact
-from protocols.contact import CONDUCTION, ContactCheck, ContactRule, leakage
-from protocols.forming import form
+from protocols.bench.bench import Bench, Die
+from protocols.bench.contact import CONDUCTION, ContactCheck, ContactRule, leakage
+from protocols.steps.characterise import check_contact
+from protocols.steps.forming import form
 
 SOME = Forming(start=3.5, step=0.05, cap=4.4, confirmations=3)
 

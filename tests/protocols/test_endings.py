@@ -7,16 +7,16 @@ import sys
 import pytest
 
 from analysis.record.record import Record
-from protocols.catalogue import REPORTED, SHIPPED
-from protocols.show import KINDS
-from protocols.status import lot_status, next_commands
+from protocols.commands.show import KINDS
+from protocols.commands.status import lot_status, next_commands
+from protocols.source.catalogue import REPORTED, SHIPPED
 
 pytestmark = pytest.mark.slow
 
 SCRIPT = """
 import xarray as xr
-from protocols.run import protocol
-from protocols.stopping import RunStopped
+from protocols.sequencer.run import protocol
+from protocols.sequencer.stopping import RunStopped
 
 def number(report, *, n):
     return xr.Dataset(attrs={"n": n})
@@ -105,7 +105,7 @@ def test_json_that_cannot_be_written_at_the_end_fails_nothing_else(begin, monkey
     def full(path, text):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("protocols.show.write_whole", full)
+    monkeypatch.setattr("protocols.commands.show.write_whole", full)
     done = begin("finished")
     assert "No space left" in done.said and "record:" in done.said
 
@@ -150,7 +150,7 @@ def test_a_module_beside_the_script_is_found_and_hides_nothing(xbar, tmp_path, m
     (tmp_path / "script.py").write_text(
         "import json, mapping.training.mnist\n"
         "from beside_the_script import N\n"
-        "from protocols.run import protocol\n"
+        "from protocols.sequencer.run import protocol\n"
         "@protocol\n"
         "def mine(run):\n"
         "    import beside_the_script\n"
@@ -162,7 +162,7 @@ def test_a_module_beside_the_script_is_found_and_hides_nothing(xbar, tmp_path, m
 
 
 def test_a_run_that_nobody_sees_any_more_says_so_in_its_record(begin, tmp_path, monkeypatch):
-    monkeypatch.setattr("protocols.progress.lost", lambda console: "Broken pipe")
+    monkeypatch.setattr("protocols.terminal.progress.lost", lambda console: "Broken pipe")
     done = begin("finished")
     assert done.status == 0 and "standard output is gone (Broken pipe)" in done.said
     with Record.open(tmp_path / "lot", create=False, write=False) as record:

@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from protocols.user_errors import for_the_user
+from protocols.terminal.user_errors import for_the_user
 from xbarlab import __version__
 from xbarlab.command import ROOMS, hidden_rooms
 

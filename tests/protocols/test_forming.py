@@ -12,8 +12,8 @@ from instruments.station import load_station
 from mapping.writing.converge import Outcome
 from mapping.writing.forming import Forming
 from mapping.writing.touch_up import SchemeError
-from protocols.bench import Bench, Die
-from protocols.forming import form
+from protocols.bench.bench import Bench, Die
+from protocols.steps.forming import form
 
 #: Cells of the simulated lot are formed: here one counts as formed at 3.3 kOhm, which SET pulses bring about.
 LOW = Forming(start=1.2, step=0.01, cap=1.6, r_formed=3.3e3, confirmations=3, width=1.04e-6)

@@ -16,8 +16,8 @@ from instruments.roles.interfaces import (
     PulseNotFiredError,
     UnknownOutcomeError,
 )
-from protocols import ledgered_tester
-from protocols.ledgered_tester import LedgeredTester, frames_fired
+from protocols.bench import ledgered_tester
+from protocols.bench.ledgered_tester import LedgeredTester, frames_fired
 
 CAPS = ArrayCapabilities(
     rows=3, columns=4, kernels=2, blocks=1, block_rows=3, block_columns=8, kernel_block=(0, 0), kernel_row=(0, 0),

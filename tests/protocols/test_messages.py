@@ -223,7 +223,7 @@ def test_an_option_without_value_and_a_stray_word(run_there):
 @pytest.fixture
 def listing(tmp_path):
     """A protocol that only lists its dies."""
-    text = "from protocols.run import protocol\n\n@protocol\ndef listing(run):\n    list(run.dies())\n"
+    text = "from protocols.sequencer.run import protocol\n\n@protocol\ndef listing(run):\n    list(run.dies())\n"
     (tmp_path / "mine.py").write_text(text, encoding="utf-8")
     return f"{tmp_path / 'mine.py'}:listing"
 

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from mapping.dies.geometry import MTJ_20K, PASSIVE_8X8, ArrayGeometry, CellKindError, check_cells
 from protocols.cli import app
-from protocols.map_command import MapError, geometry_named, settings_with
+from protocols.commands.map import MapError, geometry_named, settings_with
 
 MOONS = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Sigmoid(), torch.nn.Linear(8, 1))
 

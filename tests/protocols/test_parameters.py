@@ -9,8 +9,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from instruments.roles.quantities import PulseWidth, Share
-from protocols.catalogue import SHIPPED, find
-from protocols.parameters import ParameterError, dimension_of, parameters_of, parse, shown
+from protocols.sequencer.parameters import ParameterError, dimension_of, parameters_of, parse, shown
+from protocols.source.catalogue import SHIPPED, find
 
 PREFIXES = {"": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9, "k": 1e3}
 

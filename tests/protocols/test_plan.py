@@ -19,16 +19,16 @@ from instruments.wire.traffic import Kind, read_traffic
 from mapping.dies.geometry import MTJ_20K
 from mapping.placement.placement import place
 from mapping.writing.schedule import PulseSettings, StationTimes, build_schedule
-from protocols.catalogue import find, name_in_record
 from protocols.cli import app
-from protocols.costing_bench import CostingProber, CostingTester, Costs, Durations
-from protocols.mtj_mnist import mtj_mnist
-from protocols.open_station import traffic_file
-from protocols.plan import plan_protocol
-from protocols.plan_table import show_plan
-from protocols.planned_station import BAUDRATE, DOCUMENTED, serial_link, wire_of
-from protocols.program_lot import program_lot
-from protocols.run import protocol
+from protocols.plan.counting_bench import CostingProber, CostingTester, Costs, Durations
+from protocols.plan.plan import plan_protocol
+from protocols.plan.station import BAUDRATE, DOCUMENTED, serial_link, wire_of
+from protocols.plan.table import show_plan
+from protocols.sequencer.open_station import traffic_file
+from protocols.sequencer.run import protocol
+from protocols.shipped.mtj_mnist import mtj_mnist
+from protocols.shipped.program import program_lot
+from protocols.source.catalogue import find, name_in_record
 from sim_backends.array.dies.lot import BUILT_IN
 from sim_backends.bench.clock import Timing
 
@@ -39,9 +39,9 @@ import xarray as xr
 from mapping.dies.die_record import DieRecord
 from mapping.placement.placement import place
 from mapping.writing.schedule import build_schedule
-from protocols.characterise import check_contact, measure_states
-from protocols.run import protocol
-from protocols.write_verify import program
+from protocols.steps.characterise import check_contact, measure_states
+from protocols.sequencer.run import protocol
+from protocols.steps.write_verify import program
 
 
 def think(report):

@@ -18,18 +18,18 @@ from mapping.writing.analog_schedule import build_analog_schedule
 from mapping.writing.conductance_targets import ConductanceTargets
 from mapping.writing.converge import ARRAY
 from mapping.writing.iv_sweep import IVSweep
-from protocols.analog_write import write_analog
-from protocols.catalogue import find, lot_of
-from protocols.costing_bench import CostingProber, Costs, Durations
-from protocols.costing_dies import PassiveDie
-from protocols.costing_rack import CostingRack
-from protocols.execute import execute
-from protocols.open_station import traffic_file
-from protocols.plan import plan_protocol
-from protocols.plan_table import show_plan
-from protocols.planned_station import PlanSourceError, planned_station
-from protocols.run import protocol
-from protocols.selection import RunSettings
+from protocols.plan.counting_bench import CostingProber, Costs, Durations
+from protocols.plan.counting_dies import PassiveDie
+from protocols.plan.counting_rack import CostingRack
+from protocols.plan.plan import plan_protocol
+from protocols.plan.station import PlanSourceError, planned_station
+from protocols.plan.table import show_plan
+from protocols.sequencer.execute import execute
+from protocols.sequencer.open_station import traffic_file
+from protocols.sequencer.run import protocol
+from protocols.sequencer.selection import RunSettings
+from protocols.source.catalogue import find, lot_of
+from protocols.steps.analog_write import write_analog
 
 pytestmark = pytest.mark.slow
 

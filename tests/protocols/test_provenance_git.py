@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from protocols import provenance
+from protocols.sequencer import provenance
 
 
 @pytest.fixture

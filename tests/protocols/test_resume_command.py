@@ -9,7 +9,7 @@ from schema_3 import as_schema_3
 from typer.testing import CliRunner
 
 from analysis.record.record import Record, RecordError
-from protocols.bench import Bench
+from protocols.bench.bench import Bench
 from protocols.cli import app
 
 pytestmark = pytest.mark.slow
@@ -22,7 +22,7 @@ import numpy as np
 import xarray as xr
 
 from instruments.roles.interfaces import InstrumentError
-from protocols.run import protocol
+from protocols.sequencer.run import protocol
 
 
 def look(bench, die, *, v_read: float):
@@ -222,7 +222,7 @@ def test_words_that_resume_does_not_know(xbar, served, begun, tmp_path):
 
 
 def test_a_run_of_another_process(xbar, begun, monkeypatch):
-    monkeypatch.setattr("protocols.abort.PATIENCE", 0.2)
+    monkeypatch.setattr("protocols.commands.abort.PATIENCE", 0.2)
     with Record.open(begun) as record:
         run = record.begin_run("mine.py:looks", {})
         for command in ("resume", "run"):
@@ -287,7 +287,7 @@ def test_a_record_that_fails_hides_nothing_and_keeps_nothing_from_being_made_saf
 
 BAD = """
 import xarray as xr
-from protocols.run import protocol
+from protocols.sequencer.run import protocol
 
 
 def judge(bench, die):

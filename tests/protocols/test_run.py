@@ -8,9 +8,9 @@ import pytest
 import xarray as xr
 from scripted_run import start_run
 
-from protocols.run import NoContactError, RunSettings, needs_no_contact
-from protocols.stopping import RunStopped, StopRequest
-from protocols.verdicts import VerdictError
+from protocols.sequencer.run import NoContactError, RunSettings, needs_no_contact
+from protocols.sequencer.stopping import RunStopped, StopRequest
+from protocols.sequencer.verdicts import VerdictError
 
 CALLS = []
 

@@ -4,10 +4,10 @@ import inspect
 
 import pytest
 
-from protocols.plan_run import PlanRun
-from protocols.resume import Rehearsal
-from protocols.run import Run
-from protocols.run_interface import RunInterface
+from protocols.commands.resume import Rehearsal
+from protocols.plan.run import PlanRun
+from protocols.sequencer.run import Run
+from protocols.sequencer.run_interface import RunInterface
 
 
 def public(kind):

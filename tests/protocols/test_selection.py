@@ -12,11 +12,11 @@ from scripted_run import start_run
 
 from analysis.record.record import VERDICTS, Record, running, send_request
 from instruments.roles.interfaces import InstrumentError
-from protocols.bench import DieFault
-from protocols.golden import GoldenDieError
-from protocols.selection import RunSettings, SelectionError, bins, names, of_options
-from protocols.stopping import RunAborted
-from protocols.verdicts import TooManyFailuresError, VerdictError
+from protocols.bench.bench import DieFault
+from protocols.sequencer.golden import GoldenDieError
+from protocols.sequencer.selection import RunSettings, SelectionError, bins, names, of_options
+from protocols.sequencer.stopping import RunAborted
+from protocols.sequencer.verdicts import TooManyFailuresError, VerdictError
 
 DONE = []
 #: What the step gives as verdict on a die, or raises; changed by the tests.

@@ -11,9 +11,9 @@ from mapping.dies.die_record import HARD_DEFECTS, CellClass
 from mapping.training.binary import Architecture, Recipe, die_pairs, emulate
 from mapping.training.mnist import Digits, load_mnist
 from mapping.training.network import ideal_multiply
-from protocols.drawn_dies import geometry_of, measured_records, scaled_lot
-from protocols.lot_methods import Methods, Recipes, record_multiply
-from protocols.simulate import LotsFolderError, simulate_lots
+from protocols.studies.drawn_dies import geometry_of, measured_records, scaled_lot
+from protocols.studies.lot_methods import Methods, Recipes, record_multiply
+from protocols.studies.mtj_lots import LotsFolderError, simulate_lots
 from sim_backends.array.dies.lot import KINDS, load_lot
 from sim_backends.array.dies.mtj_die import Die
 
@@ -47,7 +47,7 @@ def unaware(methods):
 def study(digits, tmp_path_factory):
     """A folder with one point, and the same a second time with a point more."""
     folder = tmp_path_factory.mktemp("lots")
-    with mock.patch("protocols.simulate.write_page"):  # drawn when all is there
+    with mock.patch("protocols.studies.mtj_lots.write_page"):  # drawn when all is there
         simulate(folder, digits, values={})
     first = numbers(folder)
     first["points"][0]["errors"]["unaware"] = [0.125, 0.375]  # a mark that computing anew would not give

@@ -13,8 +13,8 @@ from analysis.studies.transfer_results import LOOP, METRICS, RATES, checks, spre
 from mapping.training.moon_training import RECIPES
 from mapping.training.moons import FILES, MoonsError, half_moons
 from protocols.cli import app
-from protocols.simulate_transfers import MapNameError, TransfersFolderError, simulate_transfers
-from protocols.transfer_study import MEASURES, SHOWN
+from protocols.studies.tio2_transfers import MapNameError, TransfersFolderError, simulate_transfers
+from protocols.studies.transfer_study import MEASURES, SHOWN
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 def folder(tmp_path_factory):
     """Both maps, two seeds, as little of everything as there can be."""
     folder = tmp_path_factory.mktemp("transfers")
-    with mock.patch("protocols.simulate_transfers.write_page"):  # drawn when all is there
+    with mock.patch("protocols.studies.tio2_transfers.write_page"):  # drawn when all is there
         simulate_transfers(folder, transfers=40, seeds=[0], epochs=30)
     first = numbers(folder)
     first["points"][0]["table"]["regular"]["f95"] = 0.123  # a mark that computing anew would not give

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from protocols import identity
-from protocols.analog_write import write_analog
-from protocols.catalogue import _load
-from protocols.iv_sweep import sweep_cell
-from protocols.mtj_mnist import classify_images, train_unaware
-from protocols.source_code import ROOMS, code_of, differing, from_text, to_text
+from protocols.shipped.iv_sweep import sweep_cell
+from protocols.shipped.mtj_mnist import classify_images, train_unaware
+from protocols.source import identity
+from protocols.source.catalogue import _load
+from protocols.source.source_code import ROOMS, code_of, differing, from_text, to_text
+from protocols.steps.analog_write import write_analog
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +26,7 @@ import xarray as xr
 import beside
 from beside import LIMITS, Base as Root
 from deep.inner import depth
-from protocols.run import Run, protocol, step
+from protocols.sequencer.run import Run, protocol, step
 
 VOLTS = 0.9
 TABLE = {"a": 1}
@@ -238,13 +238,13 @@ def test_a_computation_is_what_it_uses_of_any_room_and_a_step_what_it_uses_of_it
         "mapping.training.network.BinaryNetwork",
         "mapping.placement.placement.place",
     } <= training.keys()
-    assert {"protocols.write_verify.program", "protocols.reading.read_conductances"} <= step.keys()
+    assert {"protocols.steps.write_verify.program", "protocols.bench.conductances.read_conductances"} <= step.keys()
     assert not any(name.startswith("mapping") for name in step)
-    assert "protocols.analog_write._Write" in code_of(write_analog, ("protocols",))
-    assert {f"protocols.iv_sweep.{name}" for name in ("_read_all", "_moved", "_verdict")} <= code_of(
+    assert "protocols.steps.analog_write._Write" in code_of(write_analog, ("protocols",))
+    assert {f"protocols.shipped.iv_sweep.{name}" for name in ("_read_all", "_moved", "_verdict")} <= code_of(
         sweep_cell, ("protocols",)
     ).keys()
-    assert "protocols.mtj_mnist._planned_unaware" not in training, "what only a plan uses"
+    assert "protocols.shipped.mtj_mnist._planned_unaware" not in training, "what only a plan uses"
 
 
 def test_a_module_that_is_edited_while_the_run_goes_on_counts_as_it_was_loaded(versions):

@@ -23,7 +23,7 @@ print("saved")
 """
 RUNS = """
 import time
-from protocols.stopping import RunStopped, StopRequest
+from protocols.sequencer.stopping import RunStopped, StopRequest
 with StopRequest() as stop:
     print("up", flush=True)
     try:

@@ -16,10 +16,10 @@ from mapping.placement.differential_pairs import PHYSICAL, WEIGHTS, from_cells, 
 from mapping.training.transfer_metrics import with_bias
 from mapping.writing.conductance_targets import TargetError
 from mapping.writing.converge import ARRAY
-from protocols import tio2_moons as parts
-from protocols.catalogue import lot_of
-from protocols.limits import SettingError
-from protocols.moon_inference import MoonsOnArray, input_voltages, sigmoid
+from protocols.bench.checks import SettingError
+from protocols.shipped import tio2_moons as parts
+from protocols.source.catalogue import lot_of
+from protocols.steps.inference_moons import MoonsOnArray, input_voltages, sigmoid
 
 DIMS = ("kernel", "row", "column")
 GEOMETRY = ArrayGeometry.tiled(rows=8, columns=8, blocks=1, block_rows=8, block_columns=8)

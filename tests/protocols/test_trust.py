@@ -9,20 +9,20 @@ from pathlib import Path
 import pytest
 
 from analysis.record.record import Record
-from protocols import trust
-from protocols.catalogue import ProtocolNotFoundError, find
-from protocols.console import console
-from protocols.execute import execute
-from protocols.replay import replay
-from protocols.resume import resume
-from protocols.selection import RunSettings
-from protocols.trust import NotTrustedError, check_trust, note_run, script_digest
+from protocols.commands.replay import replay
+from protocols.commands.resume import resume
+from protocols.sequencer.execute import execute
+from protocols.sequencer.selection import RunSettings
+from protocols.source import trust
+from protocols.source.catalogue import ProtocolNotFoundError, find
+from protocols.source.trust import NotTrustedError, check_trust, note_run, script_digest
+from protocols.terminal.console import console
 
 SCRIPT = """
 from pathlib import Path
 
 Path(__file__).with_suffix(".ran").write_text("ran")
-from protocols.run import protocol
+from protocols.sequencer.run import protocol
 
 
 @protocol

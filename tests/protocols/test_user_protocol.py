@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from analysis.record.record import Record
-from protocols.catalogue import find
+from protocols.source.catalogue import find
 
 pytestmark = pytest.mark.slow
 
@@ -16,9 +16,9 @@ SCRIPT = """
 import numpy as np
 import xarray as xr
 
-from protocols.characterise import check_contact
-from protocols.reading import read_conductances
-from protocols.run import protocol
+from protocols.steps.characterise import check_contact
+from protocols.bench.conductances import read_conductances
+from protocols.sequencer.run import protocol
 
 
 def read_noise(bench, die, *, v_read: float, repeats: int):
@@ -94,7 +94,7 @@ def test_an_edited_step_is_done_anew_and_only_that(run_noise, served, tmp_path):
 
 COMPUTED = """
 import xarray as xr
-from protocols.run import protocol
+from protocols.sequencer.run import protocol
 
 def answer(report):
     return xr.Dataset(attrs={"answer": 1})
@@ -136,7 +136,7 @@ INNER = """
 import numpy as np
 import pytest
 from protocols.pytest_plugin import LotChoice
-from protocols.reading import read_conductances
+from protocols.bench.conductances import read_conductances
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_the_lot_of_the_fixtures_is_the_one_that_was_chosen(pytester):
         import numpy as np
         import pytest
         from protocols.pytest_plugin import LotChoice
-        from protocols.reading import read_conductances
+        from protocols.bench.conductances import read_conductances
 
         SEEN = []
 

@@ -9,9 +9,9 @@ import pytest
 
 from analysis.record.record import Record
 from instruments.roles.interfaces import LimitError
-from protocols import bench as benches
-from protocols.bench import Bench
-from protocols.stopping import RunAborted
+from protocols.bench import bench as benches
+from protocols.bench.bench import Bench
+from protocols.sequencer.stopping import RunAborted
 
 
 class Lease:

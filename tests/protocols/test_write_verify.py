@@ -10,8 +10,8 @@ from mapping.dies.die_record import HARD_DEFECTS, CellClass, DieRecord
 from mapping.placement.coding import AP, DONT_CARE, P
 from mapping.placement.placement import place
 from mapping.writing.schedule import PulseSettings, build_schedule
-from protocols.characterise import measure_states
-from protocols.write_verify import _outcome, program
+from protocols.steps.characterise import measure_states
+from protocols.steps.write_verify import _outcome, program
 
 SHAPE = (32, 25, 25)
 

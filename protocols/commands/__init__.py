@@ -1,0 +1,1 @@
+"""What `xbar` does with a lot folder beside running it."""

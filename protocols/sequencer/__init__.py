@@ -1,0 +1,1 @@
+"""Runs a protocol durably: steps, history, verdicts, stopping, where it came from."""

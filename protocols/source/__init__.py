@@ -1,0 +1,1 @@
+"""What protocols and steps are made of: names, source text, identity, and whose code is trusted."""

@@ -25,7 +25,8 @@ BoolArray = NDArray[np.bool_]
 
 #: Steps that measure dies, and that write states or conductances.
 _MEASURE, _PROGRAM = (MEASURE_STATES, MEASURE_ANALOG), (PROGRAM, WRITE_ANALOG)
-#: Arrays of a truth file that are compared (`sim_backends.bench.truth` says what they are), and what cells are in, by kind.
+#: Arrays of a truth file that are compared (`sim_backends.bench.truth` says what they are), and what cells are in, by
+#: kind.
 _NEEDED = ("die", "site", "kind", "alive", "broken", "line_die", "line_mask", "meta")
 _STATES = ("state", "g_read")
 #: What numpy raises on a file that is damaged or no archive, or that claims to be larger than the memory.

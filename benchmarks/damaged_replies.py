@@ -4,9 +4,10 @@
 
 Drivers talk to stand-ins in this process. A share of the replies gets a wrong bit, letter, number or length, is cut,
 doubled, emptied or replaced. Counted for each driver: calls, damaged replies, calls that ended in an error of ours
-(`instruments.roles.interfaces.InstrumentError`), and FOREIGN exceptions, of which there must be none. One share of the drivers is
-made anew while replies are damaged: connecting reads, too. The board's frames are damaged before their checksum is
-made, as a faulty firmware would, and after it, as a wire would. Waiting costs no time here. Seeds are printed.
+(`instruments.roles.interfaces.InstrumentError`), and FOREIGN exceptions, of which there must be none. One share of the
+drivers is made anew while replies are damaged: connecting reads, too. The board's frames are damaged before their
+checksum is made, as a faulty firmware would, and after it, as a wire would. Waiting costs no time here. Seeds are
+printed.
 """
 
 from __future__ import annotations

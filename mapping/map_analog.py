@@ -43,8 +43,8 @@ def map_analog(
     """Schedule that writes the weights of a file into an analog die.
 
     A 2-8-1 network on one 8 x 8 array fills it with its 32 weights, hidden biases among them, as
-    `mapping.placement.differential_pairs` says. Of any other network every matrix is placed (`mapping.placement.placement.place`), and
-    biases stay digital. Each tensor is scaled by its own largest weight.
+    `mapping.placement.differential_pairs` says. Of any other network every matrix is placed
+    (`mapping.placement.placement.place`), and biases stay digital. Each tensor is scaled by its own largest weight.
 
     Parameters
     ----------

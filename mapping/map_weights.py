@@ -46,7 +46,8 @@ def map_weights(
 
     Raises
     ------
-    FileNotFoundError, mapping.placement.weights.WeightsError, mapping.placement.placement.DoesNotFitError, CellKindError
+    FileNotFoundError, mapping.placement.weights.WeightsError, mapping.placement.placement.DoesNotFitError,
+    CellKindError
         What is wrong with the file or the network, before anything is done.
     """
     check_cells(geometry, analog=False)

@@ -34,9 +34,25 @@ POSSIBLE = hasattr(os, "fork") and hasattr(socket, "send_fds")
 #: Where the interpreter that forks is reached, for programs that start others themselves.
 PLACE = "XBARLAB_TEST_FORKS"
 #: What it loads beforehand; none of it is a program.
-LOADED = ("protocols.sequencer.execute", "protocols.commands.resume", "protocols.commands.show", "protocols.source.trust", "instruments.station",
-          "instruments.drivers.board", "instruments.drivers.sentio", "instruments.drivers.rack", "analysis.record.record", "sim_backends.station",
-          "instruments.broker.process", "pyvisa", "pyvisa_py", "dask.array", "pint", "dying_xbar", "short_lot")  # fmt: skip
+LOADED = (
+    "protocols.sequencer.execute",
+    "protocols.commands.resume",
+    "protocols.commands.show",
+    "protocols.source.trust",
+    "instruments.station",
+    "instruments.drivers.board",
+    "instruments.drivers.sentio",
+    "instruments.drivers.rack",
+    "analysis.record.record",
+    "sim_backends.station",
+    "instruments.broker.process",
+    "pyvisa",
+    "pyvisa_py",
+    "dask.array",
+    "pint",
+    "dying_xbar",
+    "short_lot",
+)
 _ONE_AT_A_TIME = threading.Lock()
 _SERVERS: list[subprocess.Popen[bytes]] = []
 _MESSAGE = 1 << 20

@@ -55,7 +55,7 @@ def title(numbers: dict[str, Any]) -> str:
 
 
 def rows(numbers: dict[str, Any]) -> list[Row]:
-    """Rows of the results table from `analysis.results.summary.summary`: software first, then each training that was run."""
+    """Rows of the results table from `analysis.results.summary.summary`: software first, then each training run."""
     error = numbers["error"]
     out = []
     if "software" in error:

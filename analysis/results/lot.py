@@ -116,7 +116,7 @@ class LotResults:
 
     @property
     def defects(self) -> NDArray[np.int64]:
-        """Cells of each die that are not good (as `mapping.dies.die_record.DieRecord.defects`); empty where not known."""
+        """Cells of each die that are not good (`mapping.dies.die_record.DieRecord.defects`); empty where not known."""
         counts = [np.asarray(self.defect_counts[key]) for key in DEFECTS if key in self.defect_counts]
         return np.sum(counts, axis=0, dtype=np.int64) if counts else np.empty(0, np.int64)
 

@@ -4,8 +4,8 @@
 
 The database (columns: later programming events, change of conductance in uS) is that of the repository
 3it-inpaqt/Hardware-Aware-Article of the authors of arXiv:2305.18495; it is not part of the product. The table that is,
-`sim_backends/array/dies/half_select_drift.csv`, holds for some k the quantile function of the samples at 31 levels, with
-straight lines between them: the closest such function (least squares), rising and within +-40 uS.
+`sim_backends/array/dies/half_select_drift.csv`, holds for some k the quantile function of the samples at 31 levels,
+with straight lines between them: the closest such function (least squares), rising and within +-40 uS.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What is left when the program that measures and its broker were both killed: it makes the station safe.
 
-``python -m instruments.broker.guardian FILE PID STARTED`` holds no connection and does nothing while the broker lives, whose
-end of a pipe it reads. When that ends and the broker has left the file of recipes, the program of that number may do
-it (`instruments.broker.client`), if it lives; then it is done here.
+``python -m instruments.broker.guardian FILE PID STARTED`` holds no connection and does nothing while the broker lives,
+whose end of a pipe it reads. When that ends and the broker has left the file of recipes, the program of that number may
+do it (`instruments.broker.client`), if it lives; then it is done here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Instruments that are not ours, in a station of ours: drivers of QCoDeS, its contributors, PyMeasure, and the user.
 
-Their connections are our sessions (`instruments.foreign.held_visa`), so they are held by the broker, switched off in their
-turn, in the traffic and in a replay, like everything else in a station.
+Their connections are our sessions (`instruments.foreign.held_visa`), so they are held by the broker, switched off in
+their turn, in the traffic and in a replay, like everything else in a station.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Drivers that are not ours open no connection of their own: a replay would reach it, and nobody would switch it off.
 
-Asked for a VISA library, they get the one that leads to our sessions (`instruments.foreign.held_visa`); what else they try to
-open (a socket, a shared library, a serial port) is refused. Who asks is told by the call stack: the innermost function
-that is ours or theirs.
+Asked for a VISA library, they get the one that leads to our sessions (`instruments.foreign.held_visa`); what else they
+try to open (a socket, a shared library, a serial port) is refused. Who asks is told by the call stack: the innermost
+function that is ours or theirs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What carries bytes to an instrument: a VISA resource, a serial port or TCP socket, a vendor's library.
 
-A transport knows nothing of locks and trust; `instruments.wire.sessions` puts sessions on top of it, and the broker process
-holds transports for sessions that live elsewhere. Every method raises what goes wrong as an ordinary exception.
+A transport knows nothing of locks and trust; `instruments.wire.sessions` puts sessions on top of it, and the broker
+process holds transports for sessions that live elsewhere. Every method raises what goes wrong as an ordinary exception.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The closed loop on dies of a physical device: found, written by pulses with touch-up, judged by what arrived.
 
-Unlike in the statistics of a transfer (`mapping.training.closed_loop.run`), a write can be repeated here until the whole array
-is in tolerance, as at a station (`mapping.writing.array_writes`). Lines are perfect, so that hundreds of dies go at once.
+Unlike in the statistics of a transfer (`mapping.training.closed_loop.run`), a write can be repeated here until the
+whole array is in tolerance, as at a station (`mapping.writing.array_writes`). Lines are perfect, so that hundreds of
+dies go at once.
 """
 
 from __future__ import annotations

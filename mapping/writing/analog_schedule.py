@@ -1,7 +1,7 @@
 """Write schedules of analog dies: which conductance goes into which cell, in which order, by which algorithm.
 
-A file as a `mapping.writing.schedule.WriteSchedule` is one: it names the source of its weights, holds what `protocols` needs to
-multiply with what was written, no time and no host, and reads back bit for bit.
+A file as a `mapping.writing.schedule.WriteSchedule` is one: it names the source of its weights, holds what `protocols`
+needs to multiply with what was written, no time and no host, and reads back bit for bit.
 """
 
 from __future__ import annotations

@@ -93,7 +93,8 @@ class ConvergeToTarget:
         Half-width of the band, relative to the target.
     guard
         A write ends within this share of the band, so that noise and disturb do not take the cell out of it at once.
-        1 is what the laboratory does; less is for arrays that are read again as a whole, see `mapping.writing.touch_up`.
+        1 is what the laboratory does; less is for arrays that are read again as a whole, see
+        `mapping.writing.touch_up`.
     start, step
         First amplitude of either polarity and its increment (V).
     cap_set, cap_reset

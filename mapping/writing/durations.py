@@ -1,7 +1,7 @@
 """How long the parts of a station take (s): the one table that `xbar map` and `xbar plan` estimate by.
 
-All assumed; a stop watch at your station gives better ones. (The simulated station has its own, `sim_backends.bench.clock`:
-both sides meet on the wire only.)
+All assumed; a stop watch at your station gives better ones. (The simulated station has its own,
+`sim_backends.bench.clock`: both sides meet on the wire only.)
 """
 
 #: One request to a tester at a serial port and its reply, on the wire.

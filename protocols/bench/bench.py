@@ -2,11 +2,12 @@
 
 Order, always (a needle on a live line can destroy a die):
 
-* leave: `instruments.roles.order.leave`: lines to hard ground, separate, read back that the needles are off, field down;
+* leave: `instruments.roles.order.leave`: lines to hard ground, separate, read back that the needles are off, field
+  down;
 * move: interlocks, separated, step, the index read back must be the one planned;
 * enter: contact, read back, lines to hard ground, electrical contact check with bounded retries (each a little deeper,
-  as far as the prober may go; never at a die that shows that it is touched, see `protocols.bench.contact`), limits read back,
-  watchdog on, what an interrupted batch did is asked and read, fingerprint;
+  as far as the prober may go; never at a die that shows that it is touched, see `protocols.bench.contact`), limits read
+  back, watchdog on, what an interrupted batch did is asked and read, fingerprint;
 * abort: as leave, every action in its own try, order kept.
 """
 

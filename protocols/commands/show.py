@@ -163,7 +163,9 @@ class Kind:
 
 #: By the class of the results. A record of any other protocol is looked at as the first.
 KINDS: dict[type, Kind] = {
-    LotResults: Kind("mtj-mnist", lot_results.lot_results, summary, print_lot, "analysis.reports.mtj_mnist:write_report"),
+    LotResults: Kind(
+        "mtj-mnist", lot_results.lot_results, summary, print_lot, "analysis.reports.mtj_mnist:write_report",
+    ),
     MoonsResults: Kind(
         moons_results.PROTOCOL, moons_results.moons_results, moons_results.numbers, print_moons,
         "analysis.reports.tio2_moons:write_moons_report",
@@ -173,7 +175,8 @@ KINDS: dict[type, Kind] = {
         "analysis.reports.grey_picture:write_picture_report",
     ),
     IVResults: Kind(
-        iv_results.PROTOCOL, iv_results.iv_results, iv_results.numbers, print_iv, "analysis.reports.iv_sweep:write_iv_report"
+        iv_results.PROTOCOL, iv_results.iv_results, iv_results.numbers, print_iv,
+        "analysis.reports.iv_sweep:write_iv_report",
     ),
 }  # fmt: skip
 

@@ -1,8 +1,8 @@
 """A prober and an array tester that only count: what a protocol would ask of a station, and what that would cost.
 
 No hardware, no physics: every die is the typical die, every answer the typical answer. Requests are checked against
-the tester's limits by the functions that the drivers use (`instruments.roles.limits`), so what passes here is not refused
-for a limit at the station. Every duration and every property of a cell is assumed, as said beside it.
+the tester's limits by the functions that the drivers use (`instruments.roles.limits`), so what passes here is not
+refused for a limit at the station. Every duration and every property of a cell is assumed, as said beside it.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ class CostingProber:
         self._ask()
 
     def _ask(self, exchanges: int = 1) -> None:
-        """Count commands; how many an action takes is as `instruments.drivers.sentio` has it, with what it reads back."""
+        """Count commands, what is read back among them; `instruments.drivers.sentio` says how many an action takes."""
         self._costs.prober_requests += exchanges
         self._costs.prober_bytes += exchanges * _PROBER_LINES
 

@@ -128,5 +128,6 @@ def _undeclared(name: str, text: str) -> float:
         return NUMBER.read(text)
     except ValueError as error:
         raise ParameterError(
-            f"{name}: {error}; for a unit, declare it in the protocol, such as {name}: Seconds (instruments.roles.quantities)"
+            f"{name}: {error}; for a unit, declare it in the protocol, such as {name}: Seconds "
+            "(instruments.roles.quantities)"
         ) from error

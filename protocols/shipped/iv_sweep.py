@@ -110,9 +110,9 @@ def sweep_cell(bench: Bench, die: Die, *, row: int, column: int, settings: IVSwe
         `voltage` ``[half, point]`` (V) and `current` ``[half, way, point]`` (A; NaN where the loop had turned back), of
         SET and RESET, there and back; `g` ``[moment, kernel, row, column]`` (S) before, between and after, the last of
         them also as `g_swept` ``[kernel, row, column]``. Of each half
-        ``[half]``: `g_before`, `g_after`, `v_switch`, `i_max` (`mapping.writing.iv_sweep.Switching`), `switched`, `turned` and
-        `leak_change` (`instruments.roles.interfaces.SweptCell`). Attributes: `cell`, and `moved`: how many other cells have moved.
-        Verdict ``fail`` if the cell switched in neither half.
+        ``[half]``: `g_before`, `g_after`, `v_switch`, `i_max` (`mapping.writing.iv_sweep.Switching`), `switched`,
+        `turned` and `leak_change` (`instruments.roles.interfaces.SweptCell`). Attributes: `cell`, and `moved`: how many
+        other cells have moved. Verdict ``fail`` if the cell switched in neither half.
 
     Raises
     ------

@@ -1,9 +1,9 @@
 """`xbar run tio2-moons`: half moons on a lot of passive 8 x 8 TiO2 dies, from training to measured classification.
 
 Two passes over the lot. First every die is measured: which cells are stuck, which lines dead. Then a network is trained
-with all techniques, and adapted to each die by what was measured of it (`mapping.training.closed_loop`; training points only).
-Second pass: each die is written by analog write-verify until the whole array is in tolerance, partners make up for
-cells that could not be written, all cells are read, and the test points go through the array as analog products.
+with all techniques, and adapted to each die by what was measured of it (`mapping.training.closed_loop`; training points
+only). Second pass: each die is written by analog write-verify until the whole array is in tolerance, partners make up
+for cells that could not be written, all cells are read, and the test points go through the array as analog products.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What makes two steps the same: name, code and all inputs.
 
 The code of a step at hardware is what it uses of its own room (`protocols`) and of its script; that of a pure
-computation what it uses of any of our packages and of its script. `protocols.source.source_code` says how far that goes.
+computation what it uses of any of our packages and of its script. `protocols.source.source_code` says how far that
+goes.
 """
 
 from __future__ import annotations

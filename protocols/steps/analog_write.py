@@ -40,9 +40,9 @@ def write_analog(bench: Bench, die: Die, *, schedule: AnalogSchedule, found: Ana
     -------
     xarray.Dataset
         Of every cell ``[kernel, row, column]``: `target`, `achieved` (by the read of all at the end), `outcome`
-        (`mapping.writing.converge.Outcome`: 1 within its tolerance, above that why it was given up), `pulses`; of the first
-        pass `order` (its place, -1 for none), `written` and `after_pass` (conductance when its own write ended, and
-        when the pass had ended, so their difference is the drift). `within` is the share of the cells with a target
+        (`mapping.writing.converge.Outcome`: 1 within its tolerance, above that why it was given up), `pulses`; of the
+        first pass `order` (its place, -1 for none), `written` and `after_pass` (conductance when its own write ended,
+        and when the pass had ended, so their difference is the drift). `within` is the share of the cells with a target
         that are in tolerance after each pass. Counts are attributes: `cells` (that have a target), `known_broken` and
         `healthy` (those among them that `found` holds for broken, and the others), `within_tolerance` (a share of
         `cells`), `mean_error` (relative, of `cells`; one that cannot be read counts as 100 % off), `gave_up`,

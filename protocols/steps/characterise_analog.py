@@ -102,8 +102,8 @@ def measure_analog(
     Returns
     -------
     xarray.Dataset
-        That of `mapping.dies.analog_die.AnalogDie`, and `g_initial` (S), `pulses`. Verdict ``fail`` if fewer than half of
-        the cells are good.
+        That of `mapping.dies.analog_die.AnalogDie`, and `g_initial` (S), `pulses`. Verdict ``fail`` if fewer than half
+        of the cells are good.
 
     Raises
     ------

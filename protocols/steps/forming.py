@@ -45,8 +45,8 @@ def form(
     Returns
     -------
     xarray.Dataset
-        `g` (S) at the end, `outcome` (`mapping.writing.converge.Outcome`), `pulses` and `amplitude` (V, of the last pulse) of
-        every cell. Verdict ``fail`` if one of them was not formed.
+        `g` (S) at the end, `outcome` (`mapping.writing.converge.Outcome`), `pulses` and `amplitude` (V, of the last
+        pulse) of every cell. Verdict ``fail`` if one of them was not formed.
 
     Raises
     ------

@@ -1,8 +1,8 @@
 """`xbar simulate mtj-lots`: methods over many drawn lots, from die records, without the wire.
 
-Every point is a lot with one value changed. Dies are drawn and measured (`protocols.studies.drawn_dies`), all methods are
-trained for them and emulated on them (`protocols.studies.lot_methods`). A point is written to `lots.json` as soon as it is
-done; the same folder goes on where it ended.
+Every point is a lot with one value changed. Dies are drawn and measured (`protocols.studies.drawn_dies`), all methods
+are trained for them and emulated on them (`protocols.studies.lot_methods`). A point is written to `lots.json` as soon
+as it is done; the same folder goes on where it ended.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Where everything that is said goes. What is shown is decoration: nothing that happens to it ends or fails a run.
 
-`console` makes the consoles, over streams that take everything (`protocols.terminal.streams`); nothing else in these packages
-prints.
+`console` makes the consoles, over streams that take everything (`protocols.terminal.streams`); nothing else in these
+packages prints.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
 Headers are written as the manuals do, ``[SOURce:]CURRent[:LEVel]?``: capitals are the short form, brackets enclose
 what may be left out, upper and lower case are the same on the wire. Commands are chained with ``;``; one that begins
 without a colon continues at the node where the last one stood. Lines end with LF or CR LF, answers with LF. What
-follows a fault in its line is not carried out. Block data and text in quotes are data (`sim_backends.wire.scpi_message`).
-No line ends the instrument: what a handler did not foresee becomes a device error in the queue and is logged.
+follows a fault in its line is not carried out. Block data and text in quotes are data
+(`sim_backends.wire.scpi_message`). No line ends the instrument: what a handler did not foresee becomes a device error
+in the queue and is logged.
 """
 
 from __future__ import annotations

@@ -270,7 +270,8 @@ def test_a_file_made_to_do_harm_runs_nothing(tmp_path):
     with Record.open(tmp_path) as record, pytest.raises(RecordError, match="'x' was edited"):
         record.load(1)
     modules = subprocess.run(
-        [sys.executable, "-c", "import sys, inspect, analysis.record.record, analysis.export.formats, analysis.open_run\n"
+        [sys.executable, "-c", "import sys, inspect\n"
+            "import analysis.record.record, analysis.export.formats, analysis.open_run\n"
          "print([n for n, m in list(sys.modules.items()) if n.startswith('analysis')"
          " and any(word in inspect.getsource(m) for word in ('import pickle', 'np.load', 'eval(', 'exec('))])"],
         capture_output=True, text=True, check=True,

@@ -35,7 +35,8 @@ def cell_voltages(
 ) -> FloatArray:
     """Voltage of every cell, column minus row, when the columns are driven one after another and its current is known.
 
-    The inverse of a read (`sim_backends.array.circuit.columns`): all rows held, currents ``[..., row, column]`` (A) as sensed.
+    The inverse of a read (`sim_backends.array.circuit.columns`): all rows held, currents ``[..., row, column]`` (A) as
+    sensed.
     """
     rows, columns = i_cell.shape[-2:]
     own_row = r_contact + r_row * (np.arange(columns) + 1.0)

@@ -188,9 +188,9 @@ class Lot(Specification):
 
     `sources` says for each value, by dotted path, where it comes from; values without a source are assumed.
 
-    A lot that was measured has `measured`, the file of its dies (`sim_backends.array.dies.measured`): dies are then built
-    from it; `devices` and `defects` say what they have in common, and are drawn from if `measured` is taken out. With
-    `read_noise` a board shows this noise instead of its own.
+    A lot that was measured has `measured`, the file of its dies (`sim_backends.array.dies.measured`): dies are then
+    built from it; `devices` and `defects` say what they have in common, and are drawn from if `measured` is taken out.
+    With `read_noise` a board shows this noise instead of its own.
     """
 
     kind: ClassVar[str] = "mtj"

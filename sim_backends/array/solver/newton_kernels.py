@@ -442,8 +442,8 @@ def solve_sinh(
 ) -> int:
     """Newton's method for ``I = g sinh(alpha V) / alpha`` from beginning to end, problem by problem.
 
-    The same steps and the same tests as `sim_backends.array.solver.newton` takes for any device, without leaving compiled
-    code: of a network of 64 x 64, the way there and back costs as much as the arithmetic.
+    The same steps and the same tests as `sim_backends.array.solver.newton` takes for any device, without leaving
+    compiled code: of a network of 64 x 64, the way there and back costs as much as the arithmetic.
 
     Parameters
     ----------

@@ -216,5 +216,6 @@ def test_training_sees_the_lines() -> None:
 
 
 def test_the_network_alone_does_not_need_torch() -> None:
-    code = "import sys, sim_backends.array.solver.network, sim_backends.array.circuit.passive_array; assert 'torch' not in sys.modules"
+    ours = "sim_backends.array.solver.network, sim_backends.array.circuit.passive_array"
+    code = f"import sys, {ours}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

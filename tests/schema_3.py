@@ -3,7 +3,12 @@
 import sqlite3
 from contextlib import closing
 
-from analysis import record_schema_3
+from analysis.record import schema_3 as record_schema_3
+from analysis.record.datasets import seal
+from analysis.record.step_names import OLD_NAMES
+
+OLD_FUNCTIONS = {name: function for function, name in OLD_NAMES.items()}
+SEALED = "id, run, protocol, die, function, source, inputs_digest, inputs, started, ended, verdict, attrs, variables"
 
 
 def as_schema_3(new, old):
@@ -15,4 +20,10 @@ def as_schema_3(new, old):
         for (table,) in database.execute("SELECT name FROM main.sqlite_master WHERE type='table'").fetchall():
             columns = ", ".join(row[1] for row in database.execute(f"PRAGMA main.table_info({table})"))
             database.execute(f"INSERT INTO main.{table} SELECT {columns} FROM new.{table}")
+        for row in database.execute(f"SELECT name, {SEALED} FROM new.steps").fetchall():
+            name, number, *rest = row
+            if name in OLD_FUNCTIONS:  # which lay elsewhere then
+                rest[3] = OLD_FUNCTIONS[name]
+                change = "UPDATE main.steps SET function=?, seal=? WHERE id=?"
+                database.execute(change, (rest[3], seal(number, *rest), number))
         database.execute("PRAGMA main.user_version=3")

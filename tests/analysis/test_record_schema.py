@@ -26,7 +26,7 @@ def old(tmp_path):
     """A record as schema 3 had it: a measured die, and a batch that its second run settled."""
     with Record.open(tmp_path / "new") as record:
         run = record.begin_run("p", {})
-        append(record, run, some_result(), function="protocols.steps.characterise.measure_states")
+        append(record, run, some_result(), function="protocols.characterise.measure_states")
         append(record, run, some_result(2.0), function="noise.py.read_noise")
         batch = record.intend(run, "d", [Pulse(1, MASK, 0.9, 2e-7, 2)] * 3, tester="board 1", actions=7)
         record.end_run(run, "failed")
@@ -52,7 +52,7 @@ def test_a_record_of_schema_3_is_read_without_a_change_to_it(old):
     assert contents(old) == contents(old.parent / "new")
     with open_run(old) as lot:
         assert lot.results("measure-states").keys() == lot.results("measure_states").keys() == {"d"}
-        assert lot.results("protocols.steps.characterise.measure_states") and lot.results("read_noise")
+        assert lot.results("protocols.characterise.measure_states") and lot.results("read_noise")
         assert lot.record.results("p", MEASURE_STATES)
     assert digest(old) == before
 
@@ -134,9 +134,9 @@ def test_what_came_when_is_told_by_numbers_and_not_by_the_clock(tmp_path, monkey
 def test_a_changed_name_is_noticed(tmp_path):
     with Record.open(tmp_path) as record:
         run = record.begin_run("p", {})
-        for name, function in (("x", "m.f"), ("", "m.f"), ("", "protocols.steps.characterise.measure_states")):
+        for name, function in (("x", "m.f"), ("", "m.f"), ("", "protocols.characterise.measure_states")):
             record.append_step(run, "p", "d", function, "s", "k", {}, 0.0, xr.Dataset(), name=name)
-    for number, name in ((1, "m.f"), (2, "x"), (3, "protocols.steps.characterise.measure_states")):
+    for number, name in ((1, "m.f"), (2, "x"), (3, "protocols.characterise.measure_states")):
         edit(tmp_path, "UPDATE steps SET name=? WHERE id=?", name, number)
         with Record.open(tmp_path, write=False) as record, pytest.raises(RecordError, match="seal"):
             record.load(number)

@@ -17,7 +17,7 @@ from sim_backends.array.dies.kinds import die_of, load_any_lot
 from sim_backends.array.dies.passive_lot import passive_lot_from_tree
 from sim_backends.bench.truth import TruthFile
 
-MEASURE, PROGRAM = "protocols.steps.characterise_analog.measure_analog", "protocols.steps.analog_write.write_analog"
+MEASURE, PROGRAM = "protocols.characterise_analog.measure_analog", "protocols.analog_write.write_analog"
 GEOMETRY = ArrayGeometry.tiled(rows=8, columns=8, blocks=1, block_rows=8, block_columns=8)
 CLASSES = {"stuck_lrs": CellClass.STUCK_LRS, "stuck_hrs": CellClass.STUCK_HRS, "open": CellClass.OPEN,
            "short": CellClass.SHORT, "works": CellClass.GOOD}  # fmt: skip

@@ -43,7 +43,7 @@ def test_the_picture_is_on_the_dies(home, numbers):
         name, site = "c2r6", (2, 6)
         held = truth["g_read"][next(i for i, there in enumerate(truth["site"]) if tuple(there) == site), 0]
         with Record.open(home / "lot", create=False, write=False) as record:
-            measured = record.results("grey-picture", "protocols.steps.characterise_analog.measure_analog")[name][-1]
+            measured = record.results("grey-picture", "measure-analog")[name][-1]
         good = AnalogDie.from_dataset(measured).writable[0]
         error = np.abs(held / wanted - 1)[good]
         assert error.mean() < 0.01

@@ -130,5 +130,5 @@ def test_forming_from_the_command_line(tmp_path):
     done = xbar("run", "forming", "--v-start", "1.2V", "--v-cap", "2V", "--cells", "0,0 3,4", *where)
     assert done.status == 0, done.said
     with Record.open(tmp_path / "lot", create=False, write=False) as record:
-        ((found,),) = record.results("forming", "protocols.steps.forming.form").values()
+        ((found,),) = record.results("forming", "form").values()
     assert found.attrs["formed"] == 2 and found.attrs["pulses"] == 0 and int((found["outcome"].values > 0).sum()) == 2

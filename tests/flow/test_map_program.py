@@ -65,7 +65,7 @@ def test_the_states_on_the_die_are_the_weights_but_for_broken_cells(programmed):
 def test_what_was_read_back_is_what_is_there(programmed):
     _, schedule, out, said = programmed
     with Record.open(out, create=False) as record:
-        (outcome,) = record.results("program", "protocols.steps.write_verify.program")[FIRST]
+        (outcome,) = record.results("program", "program")[FIRST]
     states, able = really_there(out)
     wanted = schedule.states >= 0
     assert np.array_equal(outcome["states"].values[wanted & able], states[wanted & able])

@@ -31,7 +31,7 @@ def home(tmp_path_factory):
 
 def result(folder):
     with Record.open(folder, create=False, write=False) as record:
-        return record.results("program", "protocols.steps.analog_write.write_analog")[FIRST][-1]
+        return record.results("program", "write-analog")[FIRST][-1]
 
 
 def test_what_is_mapped_arrives_on_the_die(home):
@@ -80,7 +80,7 @@ def test_killed_in_the_middle_of_a_write_nothing_is_pulsed_twice(home):
     log = out / "station" / "physical.jsonl"
     before = len([entry for entry in happened(log) if entry["what"] == "pulse"])
     with Record.open(out, create=False, write=False) as record:
-        assert not record.results("program", "protocols.steps.analog_write.write_analog").get(FIRST)
+        assert not record.results("program", "write-analog").get(FIRST)
         assert len(record.intents(FIRST)) > 250, "it died while it wrote"
         cut = record.unfired(FIRST)
     resumed = xbar("resume", out)
